@@ -1,0 +1,146 @@
+"""Products with an influence matrix stored as voxel-major rows of eight-spot chunks.
+
+Row r, beam b owns the chunks ``start[r·B + b] … start[r·B + b + 1] − 1``; a chunk covers the
+eight padded columns ``base[b] + column … + 7``. Row blocks are cut beforehand, so sums across
+blocks have a fixed order.
+"""
+
+import numpy as np
+from numba import njit
+
+from engine.dose._simd import chunks_add, chunks_dot
+
+OPTIONS = dict(cache=True, nogil=True, error_model="numpy")
+ONE = np.uint64(1)
+LANES = np.uint64(8)
+
+
+@njit(**OPTIONS)
+def dose_block(block, cuts, start, columns, values, base, first_beam, last_beam, weights, dose):
+    """Dose of the rows of one block from the padded, scaled weights."""
+    n_beams = np.uint64(len(base))
+    for row in range(cuts[block], cuts[block + 1]):
+        total = np.float32(0.0)
+        for beam in range(first_beam, last_beam):
+            k = row * n_beams + beam
+            total += chunks_dot(values, columns, start[k], start[k + ONE], weights, base[beam])
+        dose[row] = total
+
+
+@njit(**OPTIONS)
+def adjoint_block(
+    block, cuts, start, columns, values, base, first_beam, last_beam, row_gradient, partial
+):
+    """Σ rows of the block: gradient over padded columns, in ``partial[block]``."""
+    n_beams = np.uint64(len(base))
+    mine = partial[block]
+    mine[:] = np.float32(0.0)
+    for row in range(cuts[block], cuts[block + 1]):
+        g = row_gradient[row]
+        if g == np.float32(0.0):
+            continue
+        for beam in range(first_beam, last_beam):
+            k = row * n_beams + beam
+            chunks_add(values, columns, start[k], start[k + ONE], g, mine, base[beam])
+
+
+@njit(**OPTIONS)
+def penalty_block(
+    block, cuts, start, columns, values, base, weights,
+    term_start, level, term_weight, side, value, partial,
+):  # fmt: skip
+    """Value and gradient of the row penalties of one block, reading the matrix once."""
+    n_beams = np.uint64(len(base))
+    mine = partial[block]
+    mine[:] = np.float32(0.0)
+    total = 0.0
+    for row in range(cuts[block], cuts[block + 1]):
+        first, last = term_start[row], term_start[row + ONE]
+        if first == last:
+            continue
+        dose = np.float32(0.0)
+        for beam in range(n_beams):
+            k = row * n_beams + beam
+            dose += chunks_dot(values, columns, start[k], start[k + ONE], weights, base[beam])
+        g = np.float32(0.0)
+        for t in range(first, last):
+            excess = side[t] * (dose - level[t])
+            if excess > np.float32(0.0):
+                total += np.float64(term_weight[t]) * np.float64(excess) * np.float64(excess)
+                g += np.float32(2.0) * term_weight[t] * excess * side[t]
+        if g != np.float32(0.0):
+            for beam in range(n_beams):
+                k = row * n_beams + beam
+                chunks_add(values, columns, start[k], start[k + ONE], g, mine, base[beam])
+    value[block] = total
+
+
+@njit(**OPTIONS)
+def pad_weights(weights, scale, column_of, padded):
+    """Scaled weights at their padded places."""
+    for j in range(np.uint64(len(column_of))):
+        padded[column_of[j]] = np.float32(weights[j]) * scale[j]
+
+
+@njit(**OPTIONS)
+def gather_gradient(partial, scale, column_of, gradient):
+    """Sum the blocks' gradients in their order and undo the padding and the scale."""
+    for j in range(np.uint64(len(column_of))):
+        total = 0.0
+        for block in range(partial.shape[0]):
+            total += np.float64(partial[block, column_of[j]])
+        gradient[j] = np.float32(total * scale[j])
+
+
+@njit(**OPTIONS)
+def row_starts(start, n_beams, rows, new_start):
+    """Chunk offsets of a compacted matrix; returns its number of chunks."""
+    total = np.uint64(0)
+    for i in range(np.uint64(len(rows))):
+        for beam in range(n_beams):
+            k = np.uint64(rows[i]) * n_beams + beam
+            new_start[i * n_beams + beam] = total
+            total += start[k + ONE] - start[k]
+    new_start[np.uint64(len(rows)) * n_beams] = total
+    return total
+
+
+@njit(**OPTIONS)
+def copy_rows_block(
+    block, cuts, rows, n_beams, start, columns, values, new_start, new_columns, new_values
+):
+    """Copy the chunks of one block of chosen rows; the chunks of a row lie together."""
+    for i in range(cuts[block], cuts[block + 1]):
+        source = start[np.uint64(rows[i]) * n_beams]
+        goal = new_start[i * n_beams]
+        n = np.uint64(new_start[(i + ONE) * n_beams] - goal)
+        for c in range(n):
+            new_columns[goal + c] = columns[source + c]
+        for v in range(n * LANES):
+            new_values[goal * LANES + v] = values[source * LANES + v]
+
+
+@njit(**OPTIONS)
+def count_row_nonzeros(start, n_beams, values, nonzeros):
+    """Nonzero entries of every row."""
+    for row in range(np.uint64(len(nonzeros))):
+        n = 0
+        for v in range(start[row * n_beams] * LANES, start[(row + ONE) * n_beams] * LANES):
+            n += values[v] != 0
+        nonzeros[row] = n
+
+
+@njit(**OPTIONS)
+def largest_by_row(block, cuts, start, columns, values, base, scale, largest):
+    """Largest entry of every row and beam, (n_rows, n_beams): equation (1) of Quarz 2024."""
+    n_beams = np.uint64(len(base))
+    for row in range(cuts[block], cuts[block + 1]):
+        for beam in range(n_beams):
+            k = row * n_beams + beam
+            top = np.float32(0.0)
+            for c in range(start[k], start[k + ONE]):
+                for lane in range(LANES):
+                    q = np.float32(values[c * LANES + lane])
+                    entry = q * q * scale[base[beam] + np.uint64(columns[c]) + lane]
+                    top = max(top, entry)
+            largest[row, beam] = top

@@ -1,0 +1,42 @@
+"""The interface that every dose engine declares."""
+
+from typing import Literal, Protocol, Sequence
+
+import numpy as np
+
+from engine.dose.influence import InfluenceMatrix
+from engine.geometry.plan import Plan
+from engine.geometry.scenarios import NOMINAL, Scenario
+from engine.patient.grid import Grid
+from engine.patient.patient import Patient
+
+
+class DoseEngine(Protocol):
+    """Dose of a plan, or of each of its spots, on a dose grid of its own.
+
+    ``scores`` states the medium. Quantities are named: "dose" (physical Gy) at least; an engine
+    refuses the names it does not know.
+    """
+
+    scores: Literal["dose to water", "dose to medium"]
+
+    def dose(
+        self,
+        patient: Patient,
+        plan: Plan,
+        grid: Grid,
+        scenario: Scenario = NOMINAL,
+        quantities: Sequence[str] = ("dose",),
+    ) -> dict[str, np.ndarray]:
+        """Each quantity of one fraction, summed over the spots, (nz, ny, nx) float32."""
+
+    def influence(
+        self,
+        patient: Patient,
+        plan: Plan,
+        grid: Grid,
+        scenario: Scenario = NOMINAL,
+        quantities: Sequence[str] = ("dose",),
+        voxels: np.ndarray | None = None,
+    ) -> InfluenceMatrix:
+        """Dose per particle of each spot in ``voxels`` (flat indices, ascending; body by default)."""

@@ -1,0 +1,258 @@
+"""The influence matrix: physical dose of one fraction per particle of each spot.
+
+Storage, hidden behind the products: voxel-major rows, and in a row chunks of eight neighbouring
+spots of a raster line. A chunk is one 16-bit column and eight 16-bit square roots of the value
+relative to the spot's scale: 2.25 bytes a slot, relative rounding below 1e-3 down to 1e-4 of a
+spot's maximum. Both products then run over eight contiguous floats at a time, and a voxel mask is
+a copy of whole rows.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from engine.dose import _influence_kernels as kernels
+from engine.parallel import run_blocks
+from engine.patient.grid import Grid
+
+LANES = 8
+MAX_SPOTS_PER_BEAM = 65_535 - LANES
+ROOT_MAX = 65_535.0  # largest 16-bit root
+MAX_BLOCKS = 8  # fixed, so that sums do not depend on the number of threads
+CHUNKS_PER_BLOCK = 20_000  # below this a block is not worth a thread
+
+
+@dataclass(frozen=True, eq=False)
+class RowPenalty:
+    """A row-separable penalty on the physical dose d of one fraction:
+    f(d) = Σ_rows Σ_terms weight · max(0, side · (d − level))².
+
+    ``start`` (n_rows + 1,) uint32 cuts the terms by row; ``level`` in Gy, ``weight`` in 1/Gy² and
+    ``side`` (+1 penalizes above the level, −1 below) are (n_terms,) float32.
+    """
+
+    start: np.ndarray
+    level: np.ndarray
+    weight: np.ndarray
+    side: np.ndarray
+
+    def __post_init__(self):
+        for name, kind in (("start", np.uint32), ("level", np.float32), ("weight", np.float32),
+                           ("side", np.float32)):  # fmt: skip
+            array = np.ascontiguousarray(getattr(self, name), dtype=kind)
+            object.__setattr__(self, name, array)
+        n = len(self.level)
+        if not len(self.weight) == len(self.side) == n or self.start[-1] != n:
+            raise ValueError(
+                f"terms disagree: {n} levels, {len(self.weight)} weights, {len(self.side)} sides, "
+                f"start ends at {self.start[-1]}."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class InfluenceMatrix:
+    """Dose per particle, rows are voxels of ``grid``, columns the plan's spots.
+
+    ``voxels`` (n_rows,) are ascending flat indices into the grid. Build one with an engine, or
+    with ``from_dense`` in tests. Weights are particles per fraction, doses Gy per fraction.
+    """
+
+    grid: Grid
+    voxels: np.ndarray  # uint32
+    beam_starts: np.ndarray  # (n_beams + 1,) int64, first column of every beam
+    start: np.ndarray  # (n_rows · n_beams + 1,) uint64, first chunk of every row and beam
+    columns: np.ndarray  # (n_chunks,) uint16, first column of a chunk within its beam
+    values: np.ndarray  # (n_chunks · 8,) uint16
+    scale: np.ndarray  # (n_spots,) float32, Gy per particle at root 1
+
+    @classmethod
+    def from_dense(cls, grid: Grid, voxels, dense, beam_starts=None) -> "InfluenceMatrix":
+        """From an array (n_rows, n_spots) of Gy per particle: for tests and small studies."""
+        dense = np.asarray(dense, dtype=np.float64)
+        n_rows, n_spots = dense.shape
+        starts = np.array([0, n_spots] if beam_starts is None else beam_starts, dtype=np.int64)
+        top = dense.max(axis=0, initial=0.0)
+        scale = np.where(top > 0, top, 1.0) / ROOT_MAX**2
+        roots = np.rint(np.sqrt(np.maximum(dense, 0.0) / scale)).astype(np.uint16)
+        start, columns, values = [0], [], []
+        for row in roots:
+            for first, last in zip(starts, starts[1:]):
+                line = np.zeros(-(-(last - first) // LANES) * LANES, np.uint16)
+                line[: last - first] = row[first:last]
+                for column in range(0, len(line), LANES):
+                    if line[column : column + LANES].any():
+                        columns.append(column)
+                        values.append(line[column : column + LANES])
+                start.append(len(columns))
+        flat = np.concatenate(values) if values else np.zeros(0, np.uint16)
+        return cls(
+            grid, np.asarray(voxels, np.uint32), starts, np.array(start, np.uint64),
+            np.array(columns, np.uint16), flat, scale.astype(np.float32),
+        )  # fmt: skip
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.voxels)
+
+    @property
+    def n_spots(self) -> int:
+        return int(self.beam_starts[-1])
+
+    @property
+    def n_beams(self) -> int:
+        return len(self.beam_starts) - 1
+
+    @cached_property
+    def n_nonzeros(self) -> int:
+        return int(np.count_nonzero(self.values))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, indices included."""
+        arrays = (self.voxels, self.start, self.columns, self.values, self.scale)
+        return sum(a.nbytes for a in arrays)
+
+    def dose(self, weights: np.ndarray, beam: int | None = None) -> np.ndarray:
+        """Physical dose of one fraction (n_rows,) float32, of all beams or of one."""
+        padded = self._padded_weights(weights)
+        dose = np.empty(self.n_rows, np.float32)
+        first, last = self._beam_range(beam)
+        run_blocks(
+            kernels.dose_block, self._n_blocks, self._cuts, self.start, self.columns, self.values,
+            self._base, first, last, padded, dose,
+        )  # fmt: skip
+        return dose
+
+    def __matmul__(self, weights: np.ndarray) -> np.ndarray:
+        return self.dose(weights)
+
+    def adjoint(self, row_gradient: np.ndarray, beam: int | None = None) -> np.ndarray:
+        """Σ_rows gradient · entry, (n_spots,) float32: the transposed product."""
+        row_gradient = np.ascontiguousarray(row_gradient, dtype=np.float32)
+        if row_gradient.shape != (self.n_rows,):
+            raise ValueError(
+                f"row_gradient has shape {row_gradient.shape}, the matrix {self.n_rows} rows."
+            )
+        first, last = self._beam_range(beam)
+        partial = self._partial()
+        run_blocks(
+            kernels.adjoint_block, self._n_blocks, self._cuts, self.start, self.columns,
+            self.values, self._base, first, last, row_gradient, partial,
+        )  # fmt: skip
+        return self._gradient(partial)
+
+    def penalty(self, weights: np.ndarray, rows: RowPenalty) -> tuple[float, np.ndarray]:
+        """Value and gradient (n_spots,) float32 of a row penalty, in one pass over the matrix."""
+        if len(rows.start) != self.n_rows + 1:
+            raise ValueError(f"rows covers {len(rows.start) - 1} rows, the matrix {self.n_rows}.")
+        padded = self._padded_weights(weights)
+        partial, value = self._partial(), np.zeros(self._n_blocks)
+        run_blocks(
+            kernels.penalty_block, self._n_blocks, self._cuts, self.start, self.columns,
+            self.values, self._base, padded, rows.start, rows.level, rows.weight, rows.side,
+            value, partial,
+        )  # fmt: skip
+        return float(value.sum()), self._gradient(partial)
+
+    def rows(self, chosen: np.ndarray) -> "InfluenceMatrix":
+        """A compacted copy of some rows: a bool mask (n_rows,) or ascending row indices."""
+        chosen = np.asarray(chosen)
+        if chosen.dtype == bool:
+            if chosen.shape != (self.n_rows,):
+                raise ValueError(f"mask has shape {chosen.shape}, the matrix {self.n_rows} rows.")
+            chosen = np.flatnonzero(chosen)
+        picked = chosen.astype(np.uint32)
+        if len(picked) and (chosen.min() < 0 or chosen.max() >= self.n_rows):
+            raise ValueError(f"row indices must lie in 0 … {self.n_rows - 1}.")
+        if np.any(np.diff(picked.astype(np.int64)) <= 0):
+            raise ValueError("row indices must ascend without repeats.")
+        start = np.empty(len(picked) * self.n_beams + 1, np.uint64)
+        n_chunks = kernels.row_starts(self.start, np.uint64(self.n_beams), picked, start)
+        columns = np.empty(int(n_chunks), np.uint16)
+        values = np.empty(int(n_chunks) * LANES, np.uint16)
+        copy = replace(
+            self, voxels=self.voxels[picked], start=start, columns=columns, values=values
+        )
+        run_blocks(
+            kernels.copy_rows_block, copy._n_blocks, copy._cuts, picked, np.uint64(self.n_beams),
+            self.start, self.columns, self.values, start, columns, values,
+        )  # fmt: skip
+        return copy
+
+    @cached_property
+    def _row_nonzeros(self) -> np.ndarray:
+        nonzeros = np.empty(self.n_rows, np.uint32)
+        kernels.count_row_nonzeros(self.start, np.uint64(self.n_beams), self.values, nonzeros)
+        return nonzeros
+
+    def row_nonzeros(self) -> np.ndarray:
+        """Nonzero entries of every row, (n_rows,) uint32: the work of reading it once."""
+        return self._row_nonzeros.copy()
+
+    def largest_entries(self) -> np.ndarray:
+        """Largest entry of every row and beam, (n_rows, n_beams) float32, Gy per particle."""
+        padded_scale = self._padded_weights(np.ones(self.n_spots))
+        largest = np.empty((self.n_rows, self.n_beams), np.float32)
+        run_blocks(
+            kernels.largest_by_row, self._n_blocks, self._cuts, self.start, self.columns,
+            self.values, self._base, padded_scale, largest,
+        )  # fmt: skip
+        return largest
+
+    def volume(self, row_values: np.ndarray, fill: float = 0.0) -> np.ndarray:
+        """Row values (n_rows,) as a volume (nz, ny, nx) float32 on the dose grid."""
+        flat = np.full(self.grid.size, fill, np.float32)
+        flat[self.voxels] = row_values
+        return flat.reshape(self.grid.shape)
+
+    def to_dense(self) -> np.ndarray:
+        """All entries (n_rows, n_spots) float32; for tests on small matrices."""
+        return np.stack([self.dose(unit) for unit in np.eye(self.n_spots)], axis=1)
+
+    # ------------------------------------------------------------------ storage
+
+    @cached_property
+    def _n_blocks(self) -> int:
+        return int(np.clip(len(self.columns) // CHUNKS_PER_BLOCK, 1, MAX_BLOCKS))
+
+    @cached_property
+    def _cuts(self) -> np.ndarray:
+        """Row blocks of about equal work, (n_blocks + 1,) uint64."""
+        row_start = self.start[:: self.n_beams]
+        goals = np.linspace(0, len(self.columns), self._n_blocks + 1)[1:-1]
+        inner = np.searchsorted(row_start, goals)
+        return np.concatenate([[0], inner, [self.n_rows]]).astype(np.uint64)
+
+    @cached_property
+    def _base(self) -> np.ndarray:
+        """First padded column of every beam; each beam is followed by eight spare columns."""
+        return (self.beam_starts[:-1] + LANES * np.arange(self.n_beams)).astype(np.uint64)
+
+    @cached_property
+    def _column_of(self) -> np.ndarray:
+        beam = np.repeat(np.arange(self.n_beams), np.diff(self.beam_starts))
+        return (np.arange(self.n_spots) + LANES * beam).astype(np.uint32)
+
+    def _padded_weights(self, weights: np.ndarray) -> np.ndarray:
+        weights = np.ascontiguousarray(weights)
+        if weights.shape != (self.n_spots,):
+            raise ValueError(f"weights have shape {weights.shape}, the matrix {self.n_spots} spots.")
+        padded = np.zeros(self.n_spots + LANES * self.n_beams, np.float32)
+        kernels.pad_weights(weights, self.scale, self._column_of, padded)
+        return padded
+
+    def _partial(self) -> np.ndarray:
+        return np.empty((self._n_blocks, self.n_spots + LANES * self.n_beams), np.float32)
+
+    def _gradient(self, partial: np.ndarray) -> np.ndarray:
+        gradient = np.empty(self.n_spots, np.float32)
+        kernels.gather_gradient(partial, self.scale, self._column_of, gradient)
+        return gradient
+
+    def _beam_range(self, beam: int | None) -> tuple[np.uint64, np.uint64]:
+        if beam is None:
+            return np.uint64(0), np.uint64(self.n_beams)
+        if not 0 <= beam < self.n_beams:
+            raise ValueError(f"beam={beam} does not exist; the matrix has {self.n_beams} beams.")
+        return np.uint64(beam), np.uint64(beam + 1)

@@ -1,0 +1,79 @@
+"""Beams and spots: what is delivered, from where, with how many particles."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from engine.machine.proton import ProtonMachine
+
+
+@dataclass(frozen=True)
+class Beam:
+    """One field, IEC 61217 angles in degrees, isocenter (x, y, z) in patient mm.
+
+    ``range_shifter`` names one of the machine's, or is None. ``air_gap_mm`` is the distance from
+    the range shifter's exit face to the first skin on the beam's axis; ``shifter_exit_mm`` is that
+    face's position along the beam, measured from the isocenter, downstream positive (so it is
+    negative); ``place_spots`` fills it in.
+    """
+
+    gantry_deg: float
+    isocenter_mm: tuple[float, float, float] | None = None  # None: centroid of the targets
+    couch_deg: float = 0.0
+    range_shifter: str | None = None
+    air_gap_mm: float = 50.0
+    shifter_exit_mm: float | None = None
+
+    def __post_init__(self):
+        if not (np.isfinite(self.gantry_deg) and -360.0 <= self.gantry_deg <= 360.0):
+            raise ValueError(f"gantry_deg={self.gantry_deg} must lie in -360 … 360 degrees.")
+        if not (np.isfinite(self.couch_deg) and -360.0 <= self.couch_deg <= 360.0):
+            raise ValueError(f"couch_deg={self.couch_deg} must lie in -360 … 360 degrees.")
+        if not (np.isfinite(self.air_gap_mm) and self.air_gap_mm >= 0):
+            raise ValueError(f"air_gap_mm={self.air_gap_mm} must be 0 or more.")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Spots as flat arrays (n_spots,), sorted beam → layer (energy descending) → v → u.
+
+    ``u_mm`` and ``v_mm`` are positions in the isocenter plane of the beam's eye view
+    (see ``engine.geometry.coordinates``). ``weights`` are particles per fraction.
+    """
+
+    machine: ProtonMachine
+    beams: tuple[Beam, ...]
+    spot_beam: np.ndarray  # uint16
+    spot_energy: np.ndarray  # uint16, index into machine.energy_mev
+    u_mm: np.ndarray  # float32
+    v_mm: np.ndarray  # float32
+    weights: np.ndarray = field(default=None)  # float64, zeros when not given
+
+    def __post_init__(self):
+        n = len(self.spot_beam)
+        if self.weights is None:
+            object.__setattr__(self, "weights", np.zeros(n))
+        for name in ("spot_energy", "u_mm", "v_mm", "weights"):
+            if len(getattr(self, name)) != n:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {n} spots.")
+        if np.any(np.diff(self.spot_beam.astype(np.int64)) < 0):
+            raise ValueError("spots must be sorted by beam.")
+
+    @property
+    def n_spots(self) -> int:
+        return len(self.spot_beam)
+
+    def beam_slice(self, beam: int) -> slice:
+        """Columns of one beam."""
+        first, last = np.searchsorted(self.spot_beam, [beam, beam + 1])
+        return slice(int(first), int(last))
+
+    def layer_starts(self) -> np.ndarray:
+        """First spot of every layer, plus n_spots at the end, (n_layers + 1,)."""
+        change = (np.diff(self.spot_beam.astype(np.int64)) != 0) | (
+            np.diff(self.spot_energy.astype(np.int64)) != 0
+        )
+        return np.concatenate([[0], np.flatnonzero(change) + 1, [self.n_spots]]).astype(np.int64)
+
+    def with_weights(self, weights: np.ndarray) -> "Plan":
+        return replace(self, weights=np.asarray(weights, dtype=np.float64))

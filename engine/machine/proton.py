@@ -1,0 +1,68 @@
+"""What a proton clinic can deliver: energies, kernels in water, phase space and limits."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RangeShifter:
+    """A slab before the patient that shortens the range of every proton.
+
+    ``thickness_mm`` is geometric, ``wet_mm`` water equivalent; scattering uses the material.
+    """
+
+    name: str
+    wet_mm: float
+    thickness_mm: float
+    material: str = "lexan"
+
+
+@dataclass(frozen=True, eq=False)
+class ProtonMachine:
+    """One beam model. Arrays over energies are (n_energies,), kernels (n_energies, n_depths).
+
+    Kernels are of a pencil of zero width in water at depths ``depth_step_mm * arange(n_depths)``:
+    the planar-integrated dose to water per proton, and the lateral spread as a core Gaussian
+    (multiple scattering alone) plus a halo Gaussian of weight ``halo_weight`` (0 … 1, share of the
+    integral dose) and variance ``halo_variance_mm2`` (which contains the core's).
+    Phase space: per-axis moments of position and angle at the nozzle exit,
+    ``nozzle_to_isocenter_mm`` upstream of the isocenter; mean of the two axes (round beams).
+    """
+
+    name: str
+    energy_mev: np.ndarray
+    range_mm: np.ndarray  # R80 in water
+    depth_step_mm: float
+    depth_dose_mev_cm2_g: np.ndarray
+    scatter_variance_mm2: np.ndarray
+    halo_weight: np.ndarray
+    halo_variance_mm2: np.ndarray
+    letd_kev_um: np.ndarray
+    energy_std_mev: np.ndarray
+    nozzle_variance_mm2: np.ndarray
+    nozzle_covariance_mm_rad: np.ndarray
+    nozzle_angle_variance_rad2: np.ndarray
+    nozzle_to_isocenter_mm: float
+    virtual_source_mm: float  # distance from the virtual source to the isocenter
+    min_spot_weight: float  # protons per fraction
+    switch_up_s: float
+    switch_down_s: float
+    range_shifters: tuple[RangeShifter, ...] = ()
+
+    def energy_index(self, energy_mev: float) -> int:
+        """Index of the deliverable energy nearest to a wish; refuses what lies outside."""
+        low, high = float(self.energy_mev[0]), float(self.energy_mev[-1])
+        if not (low - 1e-6 <= energy_mev <= high + 1e-6):
+            raise ValueError(
+                f"energy_mev={energy_mev} lies outside {self.name} ({low:.0f}–{high:.0f} MeV); "
+                "choose a closer or deeper target, or a range shifter."
+            )
+        return int(np.argmin(np.abs(self.energy_mev - energy_mev)))
+
+    def range_shifter(self, name: str) -> RangeShifter:
+        for shifter in self.range_shifters:
+            if shifter.name == name:
+                return shifter
+        known = [s.name for s in self.range_shifters]
+        raise ValueError(f"range_shifter={name!r} is unknown to {self.name}; choose from {known}.")
