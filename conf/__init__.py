@@ -1,0 +1,1 @@
+"""Hydra configuration: one group per stage, one file per choice, found as ``pkg://conf``."""

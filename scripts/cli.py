@@ -1,0 +1,140 @@
+"""The command line: ``ptenv COMMAND key=value …``, with Hydra's overrides and ``-m`` for sweeps.
+
+A command is a module of this package with a function ``run(cfg)`` and a configuration of the same
+name at the top of ``conf/``; a new pair is a new command.
+"""
+
+import ast
+import difflib
+import importlib
+import os
+import sys
+from pathlib import Path
+
+CONF = "conf"
+EXIT_USAGE = 2
+
+USAGE = """\
+ptenv COMMAND key=value …
+
+{commands}
+
+  key=value          sets a value (ptenv plan patient.seed=3) or a choice of a group (patient=tg119)
+  -m key=a,b         runs every combination
+  --help             of a command: its groups, choices and values (ptenv plan --help)
+  --cfg job          of a command: prints the configuration that it would run
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code (2: the call was wrong)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else EXIT_USAGE
+    name, *rest = arguments
+    if name in ("-V", "--version"):
+        return _print_version()
+    if name not in commands():
+        return _refuse(f"`{name}` is no command.{_did_you_mean(name)}\n\n{_usage()}")
+    _pin_threads()
+    return _run(name, rest)
+
+
+def commands() -> dict[str, str]:
+    """Name of every command and the first line of its module's docstring."""
+    here = Path(__file__).parent
+    configurations = {p.stem for p in (here.parent / CONF).glob("*.yaml")}
+    pages = sorted(p for p in here.glob("*.py") if p.stem in configurations)
+    return {p.stem: _first_line(p) for p in pages}
+
+
+def _first_line(page: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(page.read_text(encoding="utf-8"))) or ""
+    return docstring.splitlines()[0] if docstring else ""
+
+
+def _usage() -> str:
+    known = commands()
+    width = max(map(len, known))
+    return USAGE.format(commands="\n".join(f"  {n:<{width}}  {text}" for n, text in known.items()))
+
+
+def _did_you_mean(name: str) -> str:
+    near = difflib.get_close_matches(name, commands(), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def _print_version() -> int:
+    from importlib.metadata import version
+
+    print(f"ptenv {version('ptenv')}")
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print(f"ptenv: {message}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+def _pin_threads() -> None:
+    """One BLAS thread, before numpy loads: numba has its own, and sums keep their order."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    try:
+        from scripts import configuration
+    except ModuleNotFoundError as missing:
+        return _refuse(f"{missing.name} is not installed; pip install 'ptenv[agents]'.")
+    try:
+        arguments = configuration.checked(name, arguments)
+    except configuration.WrongCall as wrong:
+        return _refuse(f"{name}: {wrong}")
+    return _hydra(name, arguments)
+
+
+def _hydra(name: str, arguments: list[str]) -> int:
+    """Hand over to Hydra, which reads the command line itself."""
+    import hydra
+
+    def task(cfg):
+        return _guarded(name, importlib.import_module(f"scripts.{name}").run, cfg)
+
+    entry = hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name=name)(task)
+    before, sys.argv = sys.argv, [f"ptenv {name}", *arguments]
+    try:
+        entry()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _guarded(name: str, run, cfg):
+    """What a person can put right ends in one sentence; anything else is a bug with its trace."""
+    from hydra.errors import InstantiationException
+
+    try:
+        return run(cfg)
+    except (ValueError, KeyError, OSError, InstantiationException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        _refuse(f"{name}: {_sentence(error)}\n(HYDRA_FULL_ERROR=1 shows where this was raised.)")
+        raise SystemExit(EXIT_USAGE) from None
+
+
+def _sentence(error: BaseException) -> str:
+    from hydra.errors import InstantiationException
+
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return _sentence(error.__cause__)
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])  # str(KeyError) is the repr of its message
+    return str(error) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Composing a command's configuration before it runs, so that a wrong key fails at once.
+
+Hydra would report most of this by itself, but later, with exit code 1, and without saying which
+key was probably meant.
+"""
+
+import difflib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class WrongCall(Exception):
+    """The command line asks for what cannot be; the message says what to do."""
+
+
+def checked(command: str, arguments: list[str]) -> list[str]:
+    """The arguments for Hydra, once they compose and the output folder can be written.
+
+    Adds ``output=…`` where it was left to the default, so that the folder is named only once.
+    """
+    args = get_args_parser().parse_args(arguments)
+    asks_only = args.help or args.hydra_help or args.info or args.cfg or args.shell_completion
+    if args.config_path or args.config_name or args.experimental_rerun:
+        return arguments  # a configuration of the person's own: Hydra judges it
+    own = [f"hydra.searchpath=[file://{Path(d).resolve()}]" for d in [args.config_dir] if d]
+    for overrides in _each_once(args.overrides, args.multirun):
+        cfg = composed(command, own + overrides)
+    if asks_only:
+        return arguments
+    _refuse_missing(cfg)
+    if "output" not in cfg:
+        return arguments
+    _refuse_unwritable(Path(cfg.output))
+    named = any(o.split("=")[0].lstrip("+") == "output" for o in args.overrides)
+    return arguments if named else [*arguments, f"output={_quoted(cfg.output)}"]
+
+
+def composed(command: str, overrides: list[str]) -> DictConfig:
+    """The configuration of one command; `WrongCall` names what does not fit and what is near."""
+    try:
+        with initialize_config_module("conf", version_base="1.3", job_name=command):
+            return compose(command, overrides=overrides)
+    except OverrideParseException as error:
+        raise WrongCall(
+            f"`{error.override}` cannot be read; write key=value, and put a value with spaces or "
+            "signs such as = and , in quotes: \"key='value'\"."
+        ) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise WrongCall(_explained(command, overrides, error)) from None
+
+
+def _each_once(overrides: list[str], multirun: bool) -> list[list[str]]:
+    """Override lists that mention every value of a sweep at least once."""
+    if not multirun:
+        return [overrides]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException as error:
+        raise WrongCall(f"`{error.override}` cannot be read; write key=value.") from None
+    plain = [o.input_line for o in parsed if not o.is_sweep_override()]
+    swept = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        for o in parsed
+        if o.is_discrete_sweep()
+    ]
+    n_lists = max(map(len, swept), default=1)
+    return [plain + [values[i % len(values)] for values in swept] for i in range(n_lists)]
+
+
+def _explained(command: str, overrides: list[str], error: Exception) -> str:
+    said = " ".join(f"{error}".split())
+    group = re.search(r"Could not find '([^']+)'", said)
+    if group:
+        return _explained_choice(group.group(1), said)
+    named = re.search(r"Could not override '([^']+)'", said) or re.search(r"Key '([^']+)'", said)
+    if not named:
+        return said
+    key = _longest_match(named.group(1), overrides)
+    near = difflib.get_close_matches(key, _known_keys(command, overrides), n=2, cutoff=0.65)
+    hint = f" Did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
+    return f"`{key}` is no key of this command.{hint} `ptenv {command} --cfg job` lists them all."
+
+
+def _longest_match(key: str, overrides: list[str]) -> str:
+    """The key as the person wrote it (OmegaConf names only its last part)."""
+    written = [o.split("=")[0].lstrip("+~") for o in overrides]
+    return next((w for w in written if w == key or w.endswith(f".{key}")), key)
+
+
+def _explained_choice(choice: str, said: str) -> str:
+    group, _, name = choice.rpartition("/")
+    folder = Path(__file__).parent.parent / "conf" / group
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    if not known:
+        return f"`{group}={name}` is no choice: the group {group!r} has none."
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean `{group}={near[0]}`?" if near else ""
+    return f"`{group}={name}` is no choice; choose from {', '.join(known)}.{hint}"
+
+
+def _known_keys(command: str, overrides: list[str]) -> list[str]:
+    """Dotted keys of the configuration with whatever of the overrides composes, and its groups."""
+    with initialize_config_module("conf", version_base="1.3", job_name=command):
+        kept: list[str] = []
+        for override in overrides:
+            try:
+                compose(command, overrides=[*kept, override])
+            except (HydraException, OmegaConfBaseException):
+                continue
+            kept.append(override)
+        cfg = compose(command, overrides=kept)
+    keys: list[str] = []
+
+    def walk(node, prefix):
+        for key in node:
+            if not str(key).startswith("_"):
+                keys.append(f"{prefix}{key}")
+            if not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node._get_node(key)):
+                walk(node._get_node(key), f"{prefix}{key}.")
+
+    walk(cfg, "")
+    return keys
+
+
+def _refuse_missing(cfg: DictConfig) -> None:
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise WrongCall(f"`{missing[0]}` has no default; give it as {missing[0]}=VALUE.")
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Make the output folder and try it: rights alone do not tell of a full disk."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, probe = tempfile.mkstemp(dir=folder, prefix=".probe-")
+        os.close(handle)
+        os.unlink(probe)
+    except OSError as error:
+        raise WrongCall(
+            f"output={folder} cannot be written ({error.strerror}); "
+            "name another folder: output=FOLDER."
+        ) from None
+
+
+def _quoted(value: str) -> str:
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
