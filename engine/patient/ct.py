@@ -74,9 +74,7 @@ class RspCurve:
         if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2:
             raise ValueError(f"points={self.points!r} must be two or more pairs (HU, RSP).")
         if not np.all(np.isfinite(points)) or np.any(np.diff(points[:, 0]) <= 0):
-            raise ValueError(
-                f"points={self.points!r} must be finite, with HU increasing; sort them."
-            )
+            raise ValueError(f"points={self.points!r} must be finite, HU increasing; sort them.")
         if np.any(points[:, 1] < 0) or np.any(points[:, 1] > 10):
             raise ValueError(f"points={self.points!r}: RSP must lie in 0 … 10 (water is 1).")
         object.__setattr__(self, "points", tuple((float(h), float(r)) for h, r in points))
