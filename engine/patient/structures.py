@@ -86,9 +86,9 @@ def ring(patient: Patient, inner_mm: float, outer_mm: float, of: str | None = No
 def external_from_hu(hu: np.ndarray, grid: Grid, threshold_hu: float = -350.0) -> np.ndarray:
     """The body in a CT, (nz, ny, nx): the largest connected component above a threshold.
 
-    Cavities stay inside: whatever the body encloses in an axial slice belongs to it, so the
-    airway does too although it opens at the end of the scan. Tables and masks that do not touch
-    the body are left out.
+    Cavities stay inside: what the body encloses within axial, then coronal slices belongs to it,
+    so the airway does too although it opens at the nostrils, the mouth and the end of the scan.
+    Tables and masks that do not touch the body are left out.
     """
     hu = np.asarray(hu)
     if hu.shape != grid.shape:
@@ -101,11 +101,12 @@ def external_from_hu(hu: np.ndarray, grid: Grid, threshold_hu: float = -350.0) -
         )
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return fill_slices(labels == np.argmax(sizes))
+    body = fill_slices(labels == np.argmax(sizes))
+    return fill_slices(body.transpose(1, 0, 2)).transpose(1, 0, 2)
 
 
 def fill_slices(mask: np.ndarray) -> np.ndarray:
-    """The mask and all that it encloses within axial slices, (nz, ny, nx)."""
+    """The mask and all that it encloses within single slices across the first axis, (n, ., .)."""
     in_plane = np.zeros((3, 3, 3), dtype=bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
     labels, n_labels = ndimage.label(~mask, structure=in_plane)

@@ -54,7 +54,8 @@ def test_distance_to_a_ball_matches_its_radius():
     grid = Grid.centered((40, 40, 40), (2.0, 2.0, 2.0))
     points = np.linalg.norm(grid.points_mm(), axis=1).reshape(grid.shape)
     error = distance_mm(ball(grid, 20.0), grid) - (points - 20.0)
-    assert np.abs(error).max() < 2.0 and abs(error.mean()) < 0.2
+    assert np.abs(error).max() < 2.0
+    assert abs(error.mean()) < 0.2
 
 
 def test_distance_without_a_surface_is_infinite():
@@ -66,7 +67,8 @@ def test_distance_without_a_surface_is_infinite():
 def test_margins_round_to_the_nearest_voxel():
     mask = box(GRID, (8, 10, 12), (12, 14, 16))
     grown = expand(mask, GRID, 4.0)
-    assert grown[10, 12].sum() == 4 + 2 * 2 and grown[:, 12, 14].sum() == 4 + 2 * 1
+    assert grown[10, 12].sum() == 4 + 2 * 2
+    assert grown[:, 12, 14].sum() == 4 + 2 * 1
     assert expand(mask, GRID, -2.0)[10, 12].sum() == 2
     assert np.array_equal(expand(mask, GRID, 0.0), mask)
     assert not expand(np.zeros(GRID.shape, bool), GRID, 5.0).any()
@@ -92,8 +94,10 @@ def test_ring_surrounds_the_target_inside_the_body():
     patient = box_patient()
     zone = ring(patient, 2.0, 8.0)
     distance = distance_mm(patient.mask("PTV"), GRID)
-    assert zone.any() and not np.any(zone & ~patient.external.mask)
-    assert distance[zone].min() > 2.0 and distance[zone].max() <= 8.0
+    assert zone.any()
+    assert not np.any(zone & ~patient.external.mask)
+    assert distance[zone].min() > 2.0
+    assert distance[zone].max() <= 8.0
     around_cord = ring(patient, 0.0, 6.0, of="SpinalCord")
     assert not np.any(around_cord & (patient.mask("PTV") | patient.mask("SpinalCord")))
     with pytest.raises(ValueError, match="inner_mm=5"):
@@ -104,6 +108,7 @@ def test_external_keeps_cavities_and_leaves_out_what_lies_off_the_body():
     hu = np.full(GRID.shape, -1000.0, np.float32)
     hu[:, 5:20, 5:20] = 30.0
     hu[:, 10:12, 10:12] = -1000.0  # an airway through the whole scan
+    hu[8:11, 5:10, 10:12] = -1000.0  # an open mouth
     hu[:, 22:23, 2:26] = 100.0  # a table
     external = external_from_hu(hu, GRID)
     assert np.array_equal(external, box(GRID, (0, 5, 5), (20, 20, 20)))
@@ -201,5 +206,6 @@ def test_on_grid_carries_names_roles_and_volumes():
     cm3 = patient.mask("PTV").sum() * GRID.voxel_volume_cm3
     assert structures.volume_cm3("PTV") == pytest.approx(cm3, rel=0.02)
     voxels, fraction = structures.members("PTV")
-    assert voxels.dtype == np.uint32 and np.all(np.diff(voxels.astype(int)) > 0)
+    assert voxels.dtype == np.uint32
+    assert np.all(np.diff(voxels.astype(int)) > 0)
     assert fraction.sum() == pytest.approx(structures.fraction["PTV"].sum(), rel=1e-3)
