@@ -1,0 +1,38 @@
+"""Machines by name: those that ship with the package, or a file of one's own."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from engine.machine.proton import ProtonMachine
+from engine.machine.tables import read_machine
+
+DATA = Path(__file__).parent / "data"
+
+
+def available_machines() -> list[str]:
+    """Names of the machines that ship with the package."""
+    return sorted(path.stem for path in DATA.glob("*.npz"))
+
+
+def load_machine(name: str | Path) -> ProtonMachine:
+    """A machine by name ("generic_proton") or by the path of its ``.npz``; read once a process."""
+    path = Path(name)
+    if path.suffix != ".npz":
+        path = DATA / f"{name}.npz"
+        if str(name) not in available_machines():
+            raise ValueError(
+                f"name={str(name)!r} is no machine here; choose from {available_machines()}, or "
+                "give the path of an .npz file."
+            )
+    if not path.is_file():
+        raise FileNotFoundError(f"name={str(name)!r}: there is no file {path}; check the path.")
+    return _read(path.resolve(), path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, modified_ns: int) -> ProtonMachine:
+    machine = read_machine(path)
+    for array in vars(machine).values():
+        if hasattr(array, "setflags"):
+            array.setflags(write=False)  # shared by everyone in the process
+    return machine

@@ -1,0 +1,102 @@
+"""How a machine's kernels lie in a file: few nodes per energy, dense where the dose turns.
+
+A file holds arrays (n_energies, n_nodes) over depths of their own per energy; reading spreads
+them over the even depths of a ``ProtonMachine``.
+"""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from engine.machine.proton import ProtonMachine, RangeShifter
+
+FORMAT = 1
+DEPTH_STEP_MM = 0.25
+REACH = 1.1  # kernels run to this share of the longest range
+CURVES = (
+    "depth_dose_mev_cm2_g",
+    "scatter_variance_mm2",
+    "halo_weight",
+    "halo_variance_mm2",
+    "letd_kev_um",
+)
+PER_ENERGY = (
+    "energy_mev",
+    "range_mm",
+    "energy_std_mev",
+    "nozzle_variance_mm2",
+    "nozzle_covariance_mm_rad",
+    "nozzle_angle_variance_rad2",
+)
+SCALARS = (
+    "nozzle_to_isocenter_mm",
+    "virtual_source_mm",
+    "min_spot_weight",
+    "switch_up_s",
+    "switch_down_s",
+)
+SHIFTERS = ("shifter_name", "shifter_wet_mm", "shifter_thickness_mm", "shifter_material")
+
+
+def read_machine(path: Path) -> ProtonMachine:
+    """A machine from its file; the file's name is the machine's."""
+    arrays = _arrays(path)
+    nodes = arrays["node_depth_mm"].astype(np.float64)
+    n_depths = int(np.ceil(REACH * float(np.max(arrays["range_mm"])) / DEPTH_STEP_MM)) + 1
+    depth = DEPTH_STEP_MM * np.arange(n_depths)
+    curves = {name: _spread(nodes, arrays[name], depth) for name in CURVES}
+    # behind the last node nothing arrives
+    curves["depth_dose_mev_cm2_g"][depth[None, :] > nodes[:, -1:]] = 0.0
+    shifters = zip(*(arrays[name] for name in SHIFTERS), strict=True)
+    return ProtonMachine(
+        name=path.stem,
+        depth_step_mm=DEPTH_STEP_MM,
+        range_shifters=tuple(RangeShifter(str(n), float(w), float(t), str(m)) for n, w, t, m in shifters),
+        **{name: arrays[name].astype(np.float64) for name in PER_ENERGY},
+        **{name: float(arrays[name]) for name in SCALARS},
+        **curves,
+    )
+
+
+def _spread(nodes: np.ndarray, values: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Curves (n_energies, n_nodes) at even depths, (n_energies, n_depths) float32.
+
+    Monotone between nodes, so no overshoot; held beyond the last.
+    """
+    out = np.empty((len(nodes), depth.size), dtype=np.float32)
+    for i, (z, v) in enumerate(zip(nodes, values, strict=True)):
+        out[i] = PchipInterpolator(z, v.astype(np.float64))(np.minimum(depth, z[-1]))
+    return out
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable machine file ({error}); rebuild or fetch it.") from error
+    if int(arrays.get("format", -1)) != FORMAT:
+        raise ValueError(f"{path} has format {arrays.get('format')}; this version reads {FORMAT}.")
+    needed = ("node_depth_mm", *CURVES, *PER_ENERGY, *SCALARS, *SHIFTERS)
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} lacks {missing}; build it with scripts/build_machine.py.")
+    _check(path, arrays)
+    return arrays
+
+
+def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    n, m = arrays["node_depth_mm"].shape
+    for name in CURVES:
+        if arrays[name].shape != (n, m) or not np.all(np.isfinite(arrays[name])):
+            raise ValueError(f"{name} in {path} must be finite and of shape ({n}, {m}).")
+    for name in PER_ENERGY:
+        if arrays[name].shape != (n,) or not np.all(np.isfinite(arrays[name])):
+            raise ValueError(f"{name} in {path} must be finite and of shape ({n},).")
+    for name in ("energy_mev", "range_mm"):
+        if np.any(np.diff(arrays[name]) <= 0):
+            raise ValueError(f"{name} in {path} must increase; sort the energies.")
+    if np.any(np.diff(arrays["node_depth_mm"], axis=1) <= 0):
+        raise ValueError(f"node_depth_mm in {path} must increase along depth.")
