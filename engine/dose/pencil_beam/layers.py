@@ -1,0 +1,194 @@
+"""What the pencil-beam kernels need of one beam: depth tables of its layers, raster lines."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.dose.influence import LANES, MAX_SPOTS_PER_BEAM, ROOT_MAX
+from engine.dose.pencil_beam import _kernels as kernels
+from engine.geometry.plan import Plan
+from engine.machine.depth_kernels import LayerKernel, layer_kernel
+
+GY_MM2_PER_MEV_CM2_G = 1.602176634e-8  # 1 MeV cm²/g at one particle per mm², in Gy
+DISTAL_FLOOR = 1e-3  # of the depth dose's maximum: where a layer ends
+
+
+@dataclass(frozen=True, eq=False)
+class BeamLayers:
+    """Layers (n_layers,) of falling energy and raster lines (n_lines,) of one beam, float32."""
+
+    table: np.ndarray  # (n_layers, n_depths, 6), columns as in _kernels
+    inverse_step: np.float32  # 1/mm
+    air: np.ndarray  # (n_layers, 3): in-air variance a + b t + c t² in mm²
+    air_ref: np.ndarray  # (n_layers,): in-air variance at which the reach was tabulated
+    z_end: np.ndarray  # (n_layers,) depth in mm beyond which nothing arrives
+    box: np.ndarray  # (n_layers, 4): u low, u high, v low, v high in mm
+    scale: np.ndarray  # (n_spots,) Gy per particle at root 1
+    raster: "Raster"
+    largest_reach_mm: float
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """Lines of evenly spaced spots at one v, sorted by layer and rising v, (n_lines,)."""
+
+    layer_line: np.ndarray  # (n_layers + 1,) uint64, first line of every layer
+    v_mm: np.ndarray
+    u_mm: np.ndarray  # of the first spot
+    column: np.ndarray  # uint64, of the first spot
+    count: np.ndarray  # uint32
+    u_inverse: np.ndarray  # 1/pitch in 1/mm
+    v_first: np.ndarray  # (n_layers,) mm, where a layer's table of lines begins
+    v_inverse: np.float32  # 1/mm, of the tables' bins
+    line_at: np.ndarray  # uint64, first line at or above every bin
+    line_at_start: np.ndarray  # (n_layers + 1,) uint64
+    spot_u: np.ndarray  # (n_spots + 8,) mm
+
+    def arguments(self) -> tuple:
+        """In the order in which the kernels take them."""
+        return (
+            self.v_first, self.v_inverse, self.line_at, self.line_at_start, self.layer_line,
+            self.v_mm, self.u_mm, self.column, self.count, self.u_inverse, self.spot_u,
+        )  # fmt: skip
+
+
+def beam_layers(plan: Plan, beam: int, lateral_cutoff: float, voxel_variance: float) -> BeamLayers:
+    """Tables and raster of one beam; ``lateral_cutoff`` is the share of dose beyond the reach."""
+    columns = plan.beam_slice(beam)
+    n_spots = columns.stop - columns.start
+    if n_spots > MAX_SPOTS_PER_BEAM:
+        raise ValueError(
+            f"beam {beam} has {n_spots} spots, more than {MAX_SPOTS_PER_BEAM}; "
+            "widen the spot spacing or split the beam."
+        )
+    energy, u, v = plan.spot_energy[columns], plan.u_mm[columns], plan.v_mm[columns]
+    _check_order(beam, energy, u, v)
+    layer_first = _starts(energy[1:] != energy[:-1], n_spots)
+    layer_kernels = [_kernel(plan, beam, int(energy[f])) for f in layer_first[:-1]]
+    tables, scale, reach = _tables(layer_kernels, lateral_cutoff, voxel_variance)
+    air = np.array([k.air_variance for k in layer_kernels], np.float32).reshape(-1, 3)
+    box = [
+        (u[a:b].min(), u[a:b].max(), v[a:b].min(), v[a:b].max())
+        for a, b in zip(layer_first, layer_first[1:])
+    ]
+    return BeamLayers(
+        table=tables,
+        inverse_step=np.float32(1.0 / layer_kernels[0].depth_step_mm),
+        air=air,
+        air_ref=air[:, 0].copy(),
+        z_end=np.array([_end(k) for k in layer_kernels], np.float32),
+        box=np.array(box, np.float32),
+        scale=np.repeat(scale, np.diff(layer_first)).astype(np.float32),
+        raster=_raster(layer_first, u, v),
+        largest_reach_mm=reach,
+    )
+
+
+def _raster(layer_first: np.ndarray, u: np.ndarray, v: np.ndarray) -> Raster:
+    """Cut each layer's spots into even lines, and tabulate which line starts where in v."""
+    n_spots = len(u)
+    new = np.diff(v) != 0
+    new[layer_first[1:-1] - 1] = True
+    steps = np.where(new, np.inf, np.diff(u))
+    pitch = float(steps.min()) if np.isfinite(steps).any() else 1.0
+    line_start = _starts(steps > 1.001 * pitch, n_spots)
+    if np.any((steps < np.inf) & (steps > 1.001 * pitch) & (steps < 1.5 * pitch)):
+        line_start = np.arange(n_spots + 1)  # no raster at all: every spot is a line of its own
+    line_v = v[line_start[:-1]].astype(np.float32)
+    layer_line = np.searchsorted(line_start, layer_first)
+    rows = np.diff(np.unique(line_v))
+    v_pitch = max(float(rows.min()), 0.1) if len(rows) else 1.0
+    tables, v_first = [], []
+    for a, b in zip(layer_line, layer_line[1:]):
+        bins = line_v[a] + v_pitch * np.arange(np.ceil((line_v[b - 1] - line_v[a]) / v_pitch) + 1)
+        tables.append(a + np.searchsorted(line_v[a:b], bins - 2e-3 * v_pitch))
+        v_first.append(line_v[a])
+    return Raster(
+        layer_line=layer_line.astype(np.uint64),
+        v_mm=line_v,
+        u_mm=u[line_start[:-1]].astype(np.float32),
+        column=line_start[:-1].astype(np.uint64),
+        count=np.diff(line_start).astype(np.uint32),
+        u_inverse=np.full(len(line_v), 1.0 / pitch, np.float32),
+        v_first=np.array(v_first, np.float32),
+        v_inverse=np.float32(1.0 / v_pitch),
+        line_at=np.concatenate(tables).astype(np.uint64),
+        line_at_start=np.cumsum([0] + [len(t) for t in tables]).astype(np.uint64),
+        spot_u=np.concatenate([u, np.zeros(LANES)]).astype(np.float32),
+    )
+
+
+def _kernel(plan: Plan, beam: int, energy_index: int) -> LayerKernel:
+    setup = plan.beams[beam]
+    if setup.range_shifter is None:
+        return layer_kernel(plan.machine, energy_index)
+    shifter = plan.machine.range_shifter(setup.range_shifter)
+    if setup.shifter_exit_mm is None:
+        raise ValueError(
+            f"beam {beam} has range shifter {shifter.name!r} but no shifter_exit_mm; "
+            "place_spots sets it, or give the exit face's position along the beam."
+        )
+    return layer_kernel(plan.machine, energy_index, shifter, setup.shifter_exit_mm)
+
+
+def _tables(layer_kernels: list[LayerKernel], cutoff: float, voxel_variance: float):
+    """Depth tables in units of squared 16-bit roots, the roots' scale, and the largest reach."""
+    n_depths = max(len(k.depth_dose_mev_cm2_g) for k in layer_kernels)
+    table = np.zeros((len(layer_kernels), n_depths, kernels.N_TABLE), np.float32)
+    scale, largest = np.zeros(len(layer_kernels)), 0.0
+    for i, k in enumerate(layer_kernels):
+        n = len(k.depth_dose_mev_cm2_g)
+        dose = k.depth_dose_mev_cm2_g.astype(np.float64) * GY_MM2_PER_MEV_CM2_G / (2 * np.pi)
+        in_air, smallest_air = k.air_variance[0], _smallest_air(k.air_variance)
+        core = k.scatter_variance_mm2 + voxel_variance
+        halo = k.halo_variance_mm2 + voxel_variance
+        w = k.halo_weight
+        peak = dose * ((1 - w) / (core + smallest_air) + w / (halo + smallest_air))
+        scale[i] = peak.max() * 1.001 / ROOT_MAX**2
+        dose /= scale[i]
+        reach2 = _reach2(core + in_air, halo + in_air, w, cutoff)
+        cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (dose[1:] + dose[:-1]))])
+        columns = (cumulative * k.depth_step_mm, dose, k.scatter_variance_mm2, w,
+                   k.halo_variance_mm2, reach2)  # fmt: skip
+        for c, column in enumerate(columns):
+            table[i, :n, c] = column
+            table[i, n:, c] = 0.0 if c == kernels.DOSE else column[-1]
+        largest = max(largest, float(np.sqrt(reach2.max())))
+    return table, scale, largest
+
+
+def _reach2(core, halo, weight, cutoff: float) -> np.ndarray:
+    """Radius² in mm² beyond which the share ``cutoff`` of a double Gaussian lies, (n_depths,)."""
+    low, high = np.zeros_like(core, dtype=np.float64), 2 * halo * -np.log(cutoff)
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        beyond = (1 - weight) * np.exp(-middle / (2 * core)) + weight * np.exp(-middle / (2 * halo))
+        low, high = np.where(beyond > cutoff, middle, low), np.where(beyond > cutoff, high, middle)
+    return high
+
+
+def _smallest_air(polynomial: tuple[float, float, float]) -> float:
+    """Least in-air variance within 250 mm of the isocenter."""
+    t = np.linspace(-250.0, 250.0, 101)
+    return float(np.polyval(polynomial[::-1], t).min())
+
+
+def _end(k: LayerKernel) -> float:
+    dose = k.depth_dose_mev_cm2_g
+    return k.depth_step_mm * float(np.flatnonzero(dose > DISTAL_FLOOR * dose.max())[-1] + 1)
+
+
+def _check_order(beam: int, energy, u, v) -> None:
+    """Columns run by falling energy, rising v, rising u."""
+    e = -np.diff(energy.astype(np.int64))
+    dv, du = np.diff(v), np.diff(u)
+    sound = (e > 0) | ((e == 0) & ((dv > 0) | ((dv == 0) & (du > 0))))
+    if not sound.all():
+        raise ValueError(
+            f"spots of beam {beam} are not sorted by falling energy, rising v, rising u "
+            f"(first at spot {int(np.argmin(sound)) + 1}); sort the plan."
+        )
+
+
+def _starts(change: np.ndarray, n: int) -> np.ndarray:
+    return np.concatenate([[0], np.flatnonzero(change) + 1, [n]]).astype(np.int64)
