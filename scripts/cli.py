@@ -13,6 +13,7 @@ from pathlib import Path
 
 CONF = "conf"
 EXIT_USAGE = 2
+A_PERSON_CAN_MEND = (ValueError, KeyError, OSError)
 
 USAGE = """\
 ptenv COMMAND key=value …
@@ -115,22 +116,26 @@ def _hydra(name: str, arguments: list[str]) -> int:
 
 def _guarded(name: str, run, cfg):
     """What a person can put right ends in one sentence; anything else is a bug with its trace."""
-    from hydra.errors import InstantiationException
-
     try:
         return run(cfg)
-    except (ValueError, KeyError, OSError, InstantiationException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
+    except Exception as error:
+        cause = _cause(error)
+        if os.environ.get("HYDRA_FULL_ERROR") or not isinstance(cause, A_PERSON_CAN_MEND):
             raise
-        _refuse(f"{name}: {_sentence(error)}\n(HYDRA_FULL_ERROR=1 shows where this was raised.)")
+        _refuse(f"{name}: {_sentence(cause)}\n(HYDRA_FULL_ERROR=1 shows where this was raised.)")
         raise SystemExit(EXIT_USAGE) from None
 
 
-def _sentence(error: BaseException) -> str:
+def _cause(error: BaseException) -> BaseException:
+    """What a constructor raised, where Hydra wrapped it."""
     from hydra.errors import InstantiationException
 
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return _sentence(error.__cause__)
+        return _cause(error.__cause__)
+    return error
+
+
+def _sentence(error: BaseException) -> str:
     if isinstance(error, KeyError) and error.args:
         return str(error.args[0])  # str(KeyError) is the repr of its message
     return str(error) or type(error).__name__

@@ -1,0 +1,174 @@
+"""Make a proton plan from a CT: spots, dose, optimization, scorecard, pictures.
+
+Writes into the folder ``output``: plan.json, dose.npz, dvh.csv, dvh.png, dose_wash.png,
+scorecard.txt and .json, convergence.csv, config.yaml, record.json.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from engine.dose.influence import InfluenceMatrix
+from engine.evaluation.goals import RING
+from engine.evaluation.plan_evaluation import PlanEvaluation, StructureRows
+from engine.evaluation.scorecard import Scorecard, metrics_of
+from engine.geometry.plan import Beam, Plan
+from engine.optimization.problem import PlanningProblem, initial_weights
+from engine.optimization.regions import Region, regions_on
+from engine.parallel import set_threads
+from engine.patient.grid import Grid
+from engine.patient.patient import Patient
+from engine.patient.structures import DoseStructures, on_grid, resample_fraction, ring
+from scripts import plan_files
+from scripts.record import output_folder, save_record, stage
+
+
+def run(cfg: DictConfig) -> float:
+    """One plan; returns the scorecard's number, for sweeps."""
+    folder = output_folder()
+    save_record(cfg, folder)
+    if cfg.threads is not None:
+        set_threads(cfg.threads)
+
+    with stage("Patient") as notes:
+        patient = _patient(cfg)
+        notes += _about_patient(patient)
+    with stage("Spots") as notes:
+        machine = instantiate(cfg.machine)
+        plan = instantiate(cfg.geometry, _convert_="all")(patient, machine)
+        notes += _about_plan(plan)
+    with stage("Influence matrix") as notes:
+        grid = dose_grid(patient, cfg.dose_grid_mm)
+        influence = instantiate(cfg.dose, _convert_="all").influence(patient, plan, grid)
+        notes += _about_influence(influence)
+    with stage("Objectives") as notes:
+        structures = on_grid(patient, grid)
+        quantity = instantiate(cfg.quantity)(n_fractions=patient.n_fractions)
+        make = instantiate(cfg.optimization.problem)
+        least = plan.machine.min_spot_weight
+        problem = make(patient, structures, influence, quantity, least)
+        notes.append(f"{len(problem.objectives)} on {len(problem.structures)} structures")
+    with stage("Optimization") as notes:
+        solve = instantiate(cfg.optimization.deliverable)
+        solver, start = instantiate(cfg.optimization.solver), initial_weights(problem)
+        solution = solve(problem, solver, start, layer_starts=plan.layer_starts())
+        plan = plan.with_weights(solution.weights)
+        notes += _about_solution(solution, plan, problem)
+    with stage("Evaluation") as notes:
+        dose_gy = quantity.value(influence.dose(solution.weights))
+        judged = _judged(patient, structures, influence, cfg.ring_mm)
+        goals = [g for g in instantiate(cfg.evaluation)(patient) if g.structure in judged]
+        evaluation = PlanEvaluation(
+            judged, patient.prescription_gy, influence.n_rows, judged[patient.external.name],
+            metrics_of(goals),
+        )  # fmt: skip
+        metrics = evaluation.evaluate(dose_gy)
+        table = Scorecard(goals).score(metrics)
+        notes.append(f"{table.n_met} of {len(table.rows)} goals met")
+    with stage("Files and pictures") as notes:
+        made = plan_files.Made(
+            patient, plan, influence, quantity, solution, dose_gy, evaluation, metrics, table
+        )
+        names = plan_files.write(made, folder)
+        notes.append(", ".join(names))
+
+    print(f"\n{patient.name}: {table}\n\nWritten to {folder}/")
+    return table.total
+
+
+def fields(
+    gantry_deg: Sequence[float] | float,
+    couch_deg: Sequence[float] | float = 0.0,
+    air_gap_mm: float = 50.0,
+) -> tuple[Beam, ...]:
+    """One beam an angle; angles are IEC 61217 degrees, a single couch angle serves all fields."""
+    gantry = np.atleast_1d(gantry_deg).tolist()
+    couch = np.atleast_1d(couch_deg).tolist()
+    if len(couch) not in (1, len(gantry)):
+        raise ValueError(
+            f"couch_deg={couch_deg} has {len(couch)} angles for {len(gantry)} gantry angles; "
+            "give one for each field, or one for all."
+        )
+    couch = couch * len(gantry) if len(couch) == 1 else couch
+    return tuple(
+        Beam(gantry_deg=float(g), couch_deg=float(c), air_gap_mm=air_gap_mm)
+        for g, c in zip(gantry, couch)
+    )
+
+
+def dose_grid(patient: Patient, spacing_mm: float) -> Grid:
+    """A grid of cubes around the body and its supports."""
+    if not (isinstance(spacing_mm, (int, float)) and 0.5 <= spacing_mm <= 20.0):
+        raise ValueError(f"dose_grid_mm={spacing_mm} must lie in 0.5 … 20 mm.")
+    solid = [s.mask for s in patient.structures.values() if s.role in ("external", "support")]
+    around, _ = patient.grid.cropped(np.logical_or.reduce(solid))
+    return around.resampled(spacing_mm)
+
+
+def _patient(cfg: DictConfig) -> Patient:
+    """The patient, with other prescriptions where some are wished."""
+    patient = instantiate(cfg.patient, _convert_="all")
+    wished = {str(name): gy for name, gy in (cfg.prescription_gy or {}).items()}
+    return replace(patient, prescription_gy={**patient.prescription_gy, **wished})
+
+
+def _judged(
+    patient: Patient, structures: DoseStructures, influence: InfluenceMatrix, ring_mm: float
+) -> dict[str, StructureRows]:
+    """The patient's structures and the normal tissue around the targets, on the matrix's rows."""
+    around = resample_fraction(ring(patient, 0.0, ring_mm), patient.grid, influence.grid)
+    fraction = {**structures.fraction, RING: around}
+
+    def rows_of(name: str, region: Region) -> StructureRows:
+        inside = fraction[name].ravel()[influence.voxels[region.rows]]
+        volume_cm3 = float(inside.sum(dtype=np.float64)) * influence.grid.voxel_volume_cm3
+        return StructureRows(region.rows, region.volume, volume_cm3)
+
+    regions = regions_on(influence.voxels, fraction)
+    return {name: rows_of(name, region) for name, region in regions.items()}
+
+
+def _about_patient(patient: Patient) -> list[str]:
+    wishes = ", ".join(f"{t} {patient.prescription_gy[t]:g}" for t in patient.targets)
+    return [
+        patient.name,
+        f"{wishes} Gy (RBE) in {patient.n_fractions} fractions",
+        f"{len(patient.organs)} organs",
+    ]
+
+
+def _about_plan(plan: Plan) -> list[str]:
+    notes = [f"{plan.n_spots} spots"]
+    for index, beam in enumerate(plan.beams):
+        spots = plan.beam_slice(index)
+        n_layers = len(np.unique(plan.spot_energy[spots]))
+        shifter = f", {beam.range_shifter}" if beam.range_shifter else ""
+        notes.append(f"gantry {beam.gantry_deg:g}°: {n_layers} layers{shifter}")
+    return notes
+
+
+def _about_influence(influence: InfluenceMatrix) -> list[str]:
+    return [
+        f"{influence.n_rows} voxels × {influence.n_spots} spots",
+        f"{influence.n_nonzeros / 1e6:.1f} M nonzeros",
+        f"{influence.nbytes / 1e6:.0f} MB",
+    ]
+
+
+def _about_solution(solution, plan: Plan, problem: PlanningProblem) -> list[str]:
+    return [
+        f"objective {solution.trace[0, 1]:.4g} → {solution.value:.4g}",
+        f"{solution.n_iterations} iterations, {solution.n_evaluations} evaluations",
+        solution.reason.replace("_", " "),
+        f"{np.count_nonzero(plan.weights)} spots of {problem.minimum_weight:.2g} protons or more",
+    ]
+
+
+if __name__ == "__main__":
+    from scripts.cli import main
+
+    sys.exit(main(["plan", *sys.argv[1:]]))

@@ -1,0 +1,134 @@
+"""What a plan leaves in its folder: numbers for programs, tables and pictures for people."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.dose.influence import InfluenceMatrix
+from engine.dose.quantities import RbeDose
+from engine.evaluation.plan_evaluation import PlanEvaluation
+from engine.evaluation.scorecard import ScoreTable
+from engine.geometry.plan import Plan
+from engine.optimization.solution import Solution
+from engine.patient.patient import Patient
+
+DVH_STEP_GY = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A finished plan with all that was computed on the way; ``dose_gy`` (n_rows,) Gy (RBE)."""
+
+    patient: Patient
+    plan: Plan
+    influence: InfluenceMatrix
+    quantity: RbeDose
+    solution: Solution
+    dose_gy: np.ndarray
+    evaluation: PlanEvaluation
+    metrics: dict[str, dict[str, float]]
+    table: ScoreTable
+
+
+def write(made: Made, folder: Path) -> list[str]:
+    """Write every file; returns their names."""
+    writers = {
+        "plan.json": _plan,
+        "dose.npz": _dose,
+        "dvh.csv": _dvh_table,
+        "scorecard.txt": _scorecard_text,
+        "scorecard.json": _scorecard,
+        "convergence.csv": _convergence,
+    }
+    for name, writer in writers.items():
+        writer(made, folder / name)
+    return list(writers)
+
+
+def _plan(made: Made, path: Path) -> None:
+    """Beams → layers → spots with weights; spots of weight 0 are left out."""
+    plan = made.plan
+    beams = []
+    for index, beam in enumerate(plan.beams):
+        spots = np.arange(plan.n_spots)[plan.beam_slice(index)]
+        spots = spots[plan.weights[spots] > 0]
+        beams.append({**asdict(beam), "layers": _layers(plan, spots)})
+    content = {
+        "patient": made.patient.source or made.patient.name,
+        "machine": plan.machine.name,
+        "n_fractions": made.patient.n_fractions,
+        "prescription_gy_rbe": dict(made.patient.prescription_gy),
+        "rbe": made.quantity.rbe,
+        "weights": "protons per fraction",
+        "spots": "u_mm, v_mm in the isocenter plane of the beam's eye view, weight",
+        "beams": beams,
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _layers(plan: Plan, spots: np.ndarray) -> list[dict]:
+    layers = []
+    for energy in np.unique(plan.spot_energy[spots])[::-1]:
+        of = spots[plan.spot_energy[spots] == energy]
+        rows = zip(plan.u_mm[of].tolist(), plan.v_mm[of].tolist(), plan.weights[of].tolist())
+        layers.append({
+            "energy_mev": round(float(plan.machine.energy_mev[energy]), 3),
+            "spots": [[round(u, 3), round(v, 3), round(w)] for u, v, w in rows],
+        })  # fmt: skip
+    return layers
+
+
+def _dose(made: Made, path: Path) -> None:
+    """Dose in Gy (RBE) of the course, in total and per beam, on the dose grid (z, y, x)."""
+    grid, weights = made.influence.grid, made.plan.weights
+    beams = [
+        made.influence.volume(made.quantity.value(made.influence.dose(weights, beam=b)))
+        for b in range(made.influence.n_beams)
+    ]
+    np.savez_compressed(
+        path,
+        dose_gy_rbe=made.influence.volume(made.dose_gy),
+        beam_dose_gy_rbe=np.stack(beams),
+        spacing_mm=grid.spacing_mm,
+        origin_mm=grid.origin_mm,
+    )
+
+
+def _dvh_table(made: Made, path: Path) -> None:
+    """Percent of every structure's volume that gets a dose in Gy (RBE) or more."""
+    levels = np.arange(0.0, float(made.dose_gy.max()) + 2 * DVH_STEP_GY, DVH_STEP_GY)
+    histograms = made.evaluation.dvh(made.dose_gy)
+    columns = [levels] + [
+        100.0 * np.array([h.volume_at_dose(level) for level in levels]) / h.total_cm3
+        for h in histograms.values()
+    ]
+    header = ",".join(["dose_gy_rbe", *(f"{name}_percent" for name in histograms)])
+    np.savetxt(path, np.column_stack(columns), "%.2f", ",", header=header, comments="")
+
+
+def _scorecard_text(made: Made, path: Path) -> None:
+    path.write_text(f"{made.patient.name}: {made.table}\n", encoding="utf-8")
+
+
+def _scorecard(made: Made, path: Path) -> None:
+    goals = [
+        {**asdict(row.goal), "value": row.value, "met": row.met, "score": row.score}
+        for row in made.table.rows
+    ]
+    content = {
+        "patient": made.patient.source or made.patient.name,
+        "rbe": made.quantity.rbe,
+        "score": made.table.total,
+        "goals": goals,
+        "metrics": made.metrics,
+        "objective": made.solution.value,
+        "solver_ended": made.solution.reason,
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _convergence(made: Made, path: Path) -> None:
+    header = "evaluations,objective,projected_gradient"
+    np.savetxt(path, made.solution.trace, "%.8g", ",", header=header, comments="")
