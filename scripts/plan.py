@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from engine.dose.influence import InfluenceMatrix
 from engine.evaluation.goals import RING
 from engine.evaluation.plan_evaluation import PlanEvaluation, StructureRows
-from engine.evaluation.scorecard import Scorecard, metrics_of
+from engine.evaluation.scorecard import Goal, Scorecard, metrics_of
 from engine.geometry.plan import Beam, Plan
 from engine.optimization.problem import PlanningProblem, initial_weights
 from engine.optimization.regions import Region, regions_on
@@ -33,39 +33,37 @@ def run(cfg: DictConfig) -> float:
     save_record(cfg, folder)
     if cfg.threads is not None:
         set_threads(cfg.threads)
+    # Everything that needs no patient comes first, so that a wrong number stops the run at once.
+    machine = instantiate(cfg.machine)
+    place = instantiate(cfg.geometry, _convert_="all")
+    engine = instantiate(cfg.dose, _convert_="all")
+    pose = instantiate(cfg.optimization.problem)
+    solver = instantiate(cfg.optimization.solver)
+    solve = instantiate(cfg.optimization.deliverable)
 
     with stage("Patient") as notes:
         patient = _patient(cfg)
         notes += _about_patient(patient)
     with stage("Spots") as notes:
-        machine = instantiate(cfg.machine)
-        plan = instantiate(cfg.geometry, _convert_="all")(patient, machine)
+        plan = place(patient, machine)
         notes += _about_plan(plan)
     with stage("Influence matrix") as notes:
         grid = dose_grid(patient, cfg.dose_grid_mm)
-        influence = instantiate(cfg.dose, _convert_="all").influence(patient, plan, grid)
+        influence = engine.influence(patient, plan, grid)
         notes += _about_influence(influence)
     with stage("Objectives") as notes:
-        structures = on_grid(patient, grid)
         quantity = instantiate(cfg.quantity)(n_fractions=patient.n_fractions)
-        make = instantiate(cfg.optimization.problem)
-        least = plan.machine.min_spot_weight
-        problem = make(patient, structures, influence, quantity, least)
+        structures = on_grid(patient, grid)
+        problem = pose(patient, structures, influence, quantity, machine.min_spot_weight)
         notes.append(f"{len(problem.objectives)} on {len(problem.structures)} structures")
     with stage("Optimization") as notes:
-        solve = instantiate(cfg.optimization.deliverable)
-        solver, start = instantiate(cfg.optimization.solver), initial_weights(problem)
+        start = initial_weights(problem)
         solution = solve(problem, solver, start, layer_starts=plan.layer_starts())
         plan = plan.with_weights(solution.weights)
         notes += _about_solution(solution, plan, problem)
     with stage("Evaluation") as notes:
         dose_gy = quantity.value(influence.dose(solution.weights))
-        judged = _judged(patient, structures, influence, cfg.ring_mm)
-        goals = [g for g in instantiate(cfg.evaluation)(patient) if g.structure in judged]
-        evaluation = PlanEvaluation(
-            judged, patient.prescription_gy, influence.n_rows, judged[patient.external.name],
-            metrics_of(goals),
-        )  # fmt: skip
+        evaluation, goals = _evaluation(cfg, patient, structures, influence)
         metrics = evaluation.evaluate(dose_gy)
         table = Scorecard(goals).score(metrics)
         notes.append(f"{table.n_met} of {len(table.rows)} goals met")
@@ -73,8 +71,7 @@ def run(cfg: DictConfig) -> float:
         made = plan_files.Made(
             patient, plan, influence, quantity, solution, dose_gy, evaluation, metrics, table
         )
-        names = plan_files.write(made, folder)
-        notes.append(", ".join(names))
+        notes.append(", ".join(plan_files.write(made, folder)))
 
     print(f"\n{patient.name}: {table}\n\nWritten to {folder}/")
     return table.total
@@ -116,16 +113,27 @@ def _patient(cfg: DictConfig) -> Patient:
     return replace(patient, prescription_gy={**patient.prescription_gy, **wished})
 
 
+def _evaluation(
+    cfg: DictConfig, patient: Patient, structures: DoseStructures, influence: InfluenceMatrix
+) -> tuple[PlanEvaluation, tuple[Goal, ...]]:
+    """What judges the dose, and the goals whose structures the dose grid has."""
+    around = resample_fraction(ring(patient, 0.0, cfg.ring_mm), patient.grid, influence.grid)
+    judged = _judged({**structures.fraction, RING: around}, influence)
+    goals = tuple(g for g in instantiate(cfg.evaluation)(patient) if g.structure in judged)
+    body = judged[patient.external.name]
+    wishes = patient.prescription_gy
+    return PlanEvaluation(judged, wishes, influence.n_rows, body, metrics_of(goals)), goals
+
+
 def _judged(
-    patient: Patient, structures: DoseStructures, influence: InfluenceMatrix, ring_mm: float
+    fraction: dict[str, np.ndarray], influence: InfluenceMatrix
 ) -> dict[str, StructureRows]:
-    """The patient's structures and the normal tissue around the targets, on the matrix's rows."""
-    around = resample_fraction(ring(patient, 0.0, ring_mm), patient.grid, influence.grid)
-    fraction = {**structures.fraction, RING: around}
+    """Structures on the matrix's rows, from the share (nz, ny, nx) of every voxel inside."""
+    voxel_cm3 = influence.grid.voxel_volume_cm3
 
     def rows_of(name: str, region: Region) -> StructureRows:
         inside = fraction[name].ravel()[influence.voxels[region.rows]]
-        volume_cm3 = float(inside.sum(dtype=np.float64)) * influence.grid.voxel_volume_cm3
+        volume_cm3 = float(inside.sum(dtype=np.float64)) * voxel_cm3
         return StructureRows(region.rows, region.volume, volume_cm3)
 
     regions = regions_on(influence.voxels, fraction)

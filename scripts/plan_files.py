@@ -65,7 +65,7 @@ def _plan(made: Made, path: Path) -> None:
         "spots": "u_mm, v_mm in the isocenter plane of the beam's eye view, weight",
         "beams": beams,
     }
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def _layers(plan: Plan, spots: np.ndarray) -> list[dict]:
