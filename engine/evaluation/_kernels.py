@@ -50,9 +50,7 @@ def gamma_slice(
                     for k in range(3):
                         origin[k] = cells[c, k] * spacing[k]
                     depth = levels if refine == 1 else 0
-                    best = _search_cell(
-                        corner, inner, origin, spacing, depth, best, boxes, level
-                    )
+                    best = _search_cell(corner, inner, origin, spacing, depth, best, boxes, level)
                     if best <= _TOLERANCE:
                         break
             out[z, y, x] = best
@@ -84,8 +82,9 @@ def _interval_distance(corner):
 def _search_cell(corner, inner, origin, spacing, levels, best, boxes, level):
     """Smallest gamma in one cell with the scaled dose differences ``corner`` (8,).
 
-    ``inner`` (8,) is room for a box's corners. ``origin`` (3,) leads from the reference point to its first corner. Boxes are fractions 0 … 1
-    of the cell: low corner (z, y, x), size, and the square of a gamma they cannot go below.
+    ``origin`` (3,) leads from the reference point to its first corner; ``inner`` (8,) is room for
+    a box's corners. Boxes are fractions 0 … 1 of the cell: low corner (z, y, x), size, and the
+    square of a gamma they cannot go below.
     """
     n = 1
     boxes[0, 0] = boxes[0, 1] = boxes[0, 2] = 0.0

@@ -83,7 +83,8 @@ class Dvh:
         share = (upper - wanted) / np.where(upper > lower, upper - lower, 1.0)
         middle = self.middle_cm3
         between = middle[last] + share * (middle[following] - middle[last])
-        volume = np.where(hotter == 0, 0.0, np.where(hotter == len(middle), self.total_cm3, between))
+        volume = np.where(hotter == len(middle), self.total_cm3, between)
+        volume = np.where(hotter == 0, 0.0, volume)
         return volume if volume.ndim else float(volume)
 
     @cached_property

@@ -8,13 +8,14 @@ Homogeneity comes in three definitions, conformation in one:
 ``HI``        100·(D2 − D98)/Dp, Wu et al., IJROBP 56 (2003) 573
 ``HI_TRiP``   100·(D5 − D95)/Dp, as TRiP98 and matRad print it
 ``HI_ICRU83`` (D2 − D98)/D50, ICRU Report 83 (2010)
-``CN``        (TV_RI/TV)·(TV_RI/V_RI) with RI the 95 % isodose, van 't Riet et al., IJROBP 37 (1997) 731
+``CN``        (TV_RI/TV)·(TV_RI/V_RI), RI the 95 % isodose, van 't Riet et al., IJROBP 37 (1997) 731
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Callable, Literal
+from functools import cache
+from typing import Literal
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def parse_metric(name: str) -> Metric:
     return _parse(name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(name: str) -> Metric:
     for pattern, kind, units in _GRAMMAR:
         match = re.fullmatch(pattern + r"(?:\[(.*)\])?", name)
@@ -208,7 +209,9 @@ def _gradient_index(body: Dvh, prescription_gy: float) -> float:
 def equivalent_uniform_dose(dose_gy: np.ndarray, volume: np.ndarray, a: float) -> float:
     """Niemierko's generalized EUD (mean D^a)^(1/a) in Gy: a < 0 for targets, a ≥ 1 for organs."""
     if not np.isfinite(a) or a == 0:
-        raise ValueError(f"a={a} must be finite and not 0; use a < 0 for targets, a ≥ 1 for organs.")
+        raise ValueError(
+            f"a={a} must be finite and not 0; use a < 0 for targets, a ≥ 1 for organs."
+        )
     return _eud(Dvh(dose_gy, volume), a)
 
 

@@ -3,9 +3,10 @@
 ``PlanEvaluation`` is made once per case; each new dose then costs one sort per structure.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Mapping, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -149,7 +150,9 @@ def _checked(name: str, structure: StructureRows, n_rows: int) -> StructureRows:
             f"{relative.shape}; give both as (n,)."
         )
     if rows.dtype.kind not in "ui":
-        raise ValueError(f"rows of {name!r} are {rows.dtype}; give integer row indices, not a mask.")
+        raise ValueError(
+            f"rows of {name!r} are {rows.dtype}; give integer row indices, not a mask."
+        )
     if len(rows) and not (0 <= int(rows.min()) and int(rows.max()) < n_rows):
         raise ValueError(f"rows of {name!r} reach {rows.max()}, beyond the {n_rows} rows of dose.")
     if not (np.all(np.isfinite(relative)) and np.all(relative >= 0)):

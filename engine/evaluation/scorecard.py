@@ -5,8 +5,9 @@ worst, falling on at the same slope below it, and rising with a tenth of the slo
 ideal. There are no plateaus: a plan that is better in a goal always scores more.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -37,7 +38,9 @@ class Goal:
         if self.sense not in ("at least", "at most"):
             raise ValueError(f"sense={self.sense!r} must be 'at least' or 'at most'.")
         if self.group not in GROUP_WEIGHTS:
-            raise ValueError(f"group={self.group!r} is unknown; choose from {tuple(GROUP_WEIGHTS)}.")
+            raise ValueError(
+                f"group={self.group!r} is unknown; choose from {tuple(GROUP_WEIGHTS)}."
+            )
         if not np.isfinite(self.limit):
             raise ValueError(f"limit={self.limit} of {self.key!r} must be finite.")
 
@@ -189,7 +192,9 @@ class Scorecard:
         anchors = {g.key: self.anchors.get(g.key) or limit_anchors(g) for g in goals}
         for goal in goals:
             if goal.sign * (anchors[goal.key].ideal - anchors[goal.key].worst) <= 0:
-                raise ValueError(f"anchors of {goal.key!r} run against its sense: {anchors[goal.key]}.")
+                raise ValueError(
+                    f"anchors of {goal.key!r} run against its sense: {anchors[goal.key]}."
+                )
         object.__setattr__(self, "goals", goals)
         object.__setattr__(self, "anchors", anchors)
 

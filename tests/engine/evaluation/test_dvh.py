@@ -90,7 +90,8 @@ def test_order_of_voxels_does_not_matter():
 def test_inputs_are_left_unchanged():
     dose, volume = np.array([3.0, 1.0, 2.0]), np.array([1.0, 0.0, 1.0])
     Dvh(dose, volume).dose_at_percent(50.0)
-    assert dose.tolist() == [3.0, 1.0, 2.0] and volume.tolist() == [1.0, 0.0, 1.0]
+    assert dose.tolist() == [3.0, 1.0, 2.0]
+    assert volume.tolist() == [1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(

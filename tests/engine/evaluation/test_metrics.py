@@ -44,9 +44,11 @@ def test_conformation_number_of_concentric_slabs_is_the_closed_form():
     # target of 8 slabs, treated volume of 10 about it: CN = (8/8)·(8/10)
     body = np.zeros(100)
     body[40:50] = 60.0
-    assert conformation_number(body[41:49], np.ones(8), body, np.ones(100), 60.0) == pytest.approx(0.8)
+    cn = conformation_number(body[41:49], np.ones(8), body, np.ones(100), 60.0)
+    assert cn == pytest.approx(0.8)
     # shifted: 6 of the 8 treated, CN = (6/8)·(6/10)
-    assert conformation_number(body[44:52], np.ones(8), body, np.ones(100), 60.0) == pytest.approx(0.45)
+    cn = conformation_number(body[44:52], np.ones(8), body, np.ones(100), 60.0)
+    assert cn == pytest.approx(0.45)
 
 
 def test_conformation_number_of_concentric_spheres_is_the_closed_form():
@@ -96,7 +98,8 @@ def test_every_advertised_name_parses():
 
 
 @pytest.mark.parametrize(
-    "name", ["D95", "D95%", "D95%[cc]", "Dmean", "V20[Gy]", "mean[Gy]", "HI", "CN[Gy]", "", "D95%[Gy"]
+    "name",
+    ["D95", "D95%", "D95%[cc]", "Dmean", "V20[Gy]", "mean[Gy]", "HI", "CN[Gy]", "", "D95%[Gy"],
 )
 def test_unknown_metrics_are_refused_with_examples(name):
     with pytest.raises(ValueError, match="metric"):
