@@ -65,11 +65,12 @@ def energy_curves(energy_mev: float, depth_mm: np.ndarray | None = None) -> dict
     }
 
 
-def distal_mm(depth_mm: np.ndarray, dose: np.ndarray, level: float = 0.8) -> float:
-    """Depth behind the peak where dose has fallen to ``level`` of it."""
+def r80_mm(energy_mev: float) -> float:
+    """Depth behind the peak where dose has fallen to 80 % of it."""
+    depth = np.arange(-12.0, 5.0, 0.05) + projected_range_mm(energy_mev, WATER)
+    dose = pristine_peak(energy_mev, depth, float(energy_std_mev(energy_mev))).dose_mev_cm2_g
     top = int(np.argmax(dose))
-    falling = dose[top:] / dose[top]
-    return float(np.interp(-level, -falling, depth_mm[top:]))
+    return float(np.interp(-0.8, -dose[top:] / dose[top], depth[top:]))
 
 
 def build() -> dict[str, np.ndarray]:
@@ -78,8 +79,7 @@ def build() -> dict[str, np.ndarray]:
     rows, ranges = [], []
     for energy in energies:
         rows.append(energy_curves(energy))
-        fine = np.arange(-3.0, 3.0, 0.02) + projected_range_mm(energy, WATER)
-        ranges.append(distal_mm(fine, pristine_peak(energy, fine, float(energy_std_mev(energy))).dose_mev_cm2_g))
+        ranges.append(r80_mm(energy))
         print(f"\r{energy:6.1f} MeV", end="", file=sys.stderr)
     print(file=sys.stderr)
     variance, covariance, angle = nozzle_moments(energies)

@@ -94,4 +94,3 @@ def moments_behind(power, step, out):
         a1 += a0 * step + 0.5 * t * step
         a0 += t
         out[0, i], out[1, i], out[2, i] = a0, a1, a2
-

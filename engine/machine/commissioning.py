@@ -136,7 +136,7 @@ def range_spread_mm(energy_mev: float, energy_std_mev: float, material: Material
 
 
 def _primaries(depth_mm, mean_mm, spread_mm, cell_mm, table: _ResidualRange) -> np.ndarray:
-    finest = int(20.0 * spread_mm / cell_mm)  # two ranges in a cell, or the peak shows ripples
+    finest = int(80.0 * spread_mm / cell_mm)  # eight ranges in a cell, or the peak has ripples
     u = np.linspace(-5.0, 5.0, max(SPREAD_NODES, finest))
     ranges = mean_mm + u * spread_mm
     weights = np.exp(-0.5 * u * u)
@@ -148,8 +148,8 @@ def _primaries(depth_mm, mean_mm, spread_mm, cell_mm, table: _ResidualRange) -> 
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Quotient where there is dose; its last value beyond."""
-    there = denominator > 1e-6 * denominator.max()
+    """Quotient down to 1e-4 of the peak; its last value beyond."""
+    there = denominator > 1e-4 * denominator.max()
     ratio = numerator / np.where(there, denominator, 1.0)
     last = int(np.flatnonzero(there)[-1])
     ratio[last + 1 :] = ratio[last]

@@ -37,8 +37,9 @@ HALO_SIGMA_MM = np.array(
 def halo(energy_mev: float, depth_mm: np.ndarray, i_ev: float = I_WATER_EV):
     """Weight and variance (mm²) of the nuclear halo at every depth, from the table.
 
-    Power laws in range between and beyond its rows; held beyond the range. Never narrower than
-    1.5 times the core's width.
+    A power law in range between two rows; below the first, its columns from 0.25 to 0.9, which
+    are the measured ones, give one mean power for all. Held beyond the range, and never narrower
+    than 1.5 times the core's width.
     """
     range_mm = projected_range_mm(energy_mev, water(i_ev))
     share = np.clip(np.asarray(depth_mm) / range_mm, 0.0, 1.0)
@@ -52,4 +53,5 @@ def _at_range(range_mm: float, rows: np.ndarray) -> np.ndarray:
     log_range, log_rows = np.log(HALO_RANGE_MM), np.log(rows)
     i = int(np.clip(np.searchsorted(HALO_RANGE_MM, range_mm) - 1, 0, len(rows) - 2))
     t = (np.log(range_mm) - log_range[i]) / (log_range[i + 1] - log_range[i])
-    return np.exp(log_rows[i] + t * (log_rows[i + 1] - log_rows[i]))
+    steps = log_rows[i + 1] - log_rows[i]
+    return np.exp(log_rows[i] + t * (steps if t >= 0.0 else np.mean(steps[2:6])))

@@ -53,7 +53,9 @@ def read_machine(path: Path) -> ProtonMachine:
     return ProtonMachine(
         name=path.stem,
         depth_step_mm=DEPTH_STEP_MM,
-        range_shifters=tuple(RangeShifter(str(n), float(w), float(t), str(m)) for n, w, t, m in shifters),
+        range_shifters=tuple(
+            RangeShifter(str(n), float(w), float(t), str(m)) for n, w, t, m in shifters
+        ),
         **{name: arrays[name].astype(np.float64) for name in PER_ENERGY},
         **{name: float(arrays[name]) for name in SCALARS},
         **curves,
@@ -76,7 +78,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable machine file ({error}); rebuild or fetch it.") from error
+        raise ValueError(
+            f"{path} is not a readable machine file ({error}); rebuild or fetch it."
+        ) from error
     if int(arrays.get("format", -1)) != FORMAT:
         raise ValueError(f"{path} has format {arrays.get('format')}; this version reads {FORMAT}.")
     needed = ("node_depth_mm", *CURVES, *PER_ENERGY, *SCALARS, *SHIFTERS)

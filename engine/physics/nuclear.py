@@ -34,7 +34,8 @@ THRESHOLD_MEV = {"C": 5.0, "N": 3.0, "O": 7.0, "P": 5.0, "Ca": 5.0}
 ELASTIC_MB = {
     "C": [6781, 3247, 2053, 1148, 772, 557, 418, 353, 284, 193, 137, 90, 68, 63, 64, 74],
     "O": [11703, 5417, 3273, 1690, 1077, 753, 553, 453, 360, 241, 171, 112, 84, 76, 74, 82],
-    "Ca": [67410, 28179, 15016, 6251, 3471, 2242, 1575, 1160, 894, 573, 395, 253, 189, 173, 170, 182],
+    "Ca": [67410, 28179, 15016, 6251, 3471, 2242, 1575, 1160, 894, 573, 395, 253, 189, 173, 170]
+    + [182],
 }
 # p–p elastic per hydrogen atom, mb; isotropic in the center of mass.
 PP_ENERGY_MEV = np.array([20.0, 40.0, 70.0, 100.0, 130.0, 150.0, 200.0, 250.0])
@@ -42,7 +43,8 @@ PP_ELASTIC_MB = np.array([160.0, 79.0, 46.0, 33.0, 28.0, 25.0, 23.5, 22.0])
 
 NUCLEAR_ELASTIC_FROM_MEV = 50.0  # below, the elastic table is mostly Rutherford scattering
 ELASTIC_TABLE_FROM_RAD = np.radians(5.0)
-DIFFRACTION_SLOPE_PER_GEV2 = 10.0  # × A^(2/3): dσ/dt ∝ exp(−b |t|)
+# dσ/dt ∝ exp(−b |t|) with b = 10 A^(2/3) / (GeV/c)², the size of the nucleus: good to some 20 %
+DIFFRACTION_SLOPE_PER_GEV2 = 10.0
 
 # ICRU 63, protons on oxygen, at 50 … 250 MeV: multiplicity, share of the incident energy, and the
 # energy-weighted mean cosine of the secondary protons; deuterons; shares of alphas and recoils.
@@ -142,6 +144,12 @@ def _mb(process: Process, energy_mev: Numbers, symbol: str) -> np.ndarray:
     )
 
 
+def charged_share(energy_mev: Numbers) -> np.ndarray:
+    """Share of the incident energy that a non-elastic event hands to charged particles."""
+    shares = PROTON_SHARE + DEUTERON_SHARE + ALPHA_SHARE + RECOIL_SHARE
+    return np.interp(energy_mev, SECONDARY_ENERGY_MEV, shares)
+
+
 @dataclass(frozen=True, eq=False)
 class Secondaries:
     """Charged particles from one event, as (n,) rays: number, energy, direction along the beam.
@@ -190,7 +198,8 @@ def non_elastic_secondaries(
     """
     shares = [np.interp(energy_mev, SECONDARY_ENERGY_MEV, s) for s in _tables(particle)]
     number, share, cosine = shares
-    evaporated = EVAPORATED_SHARE * number if particle == "proton" else 0.0
+    affordable = 0.5 * share * energy_mev / (2.0 * EVAPORATION_MEV)  # binds below 20 MeV only
+    evaporated = min(EVAPORATED_SHARE * number, affordable) if particle == "proton" else 0.0
     boiled_mev = evaporated * 2.0 * EVAPORATION_MEV
     fast = number - evaporated
     top = min(2.0 * max(share * energy_mev - boiled_mev, 0.0) / fast / energy_mev, 1.0)
@@ -198,7 +207,9 @@ def non_elastic_secondaries(
     rays = _cascade(fast, top, energy_mev, _forwardness(top, min(forward, 0.95)))
     local = 0.0
     if particle == "proton":
-        rays = [np.concatenate(r) for r in zip(rays, _evaporation(evaporated), strict=True)]
+        rays = [
+            np.concatenate(r) for r in zip(rays, _evaporation(evaporated, energy_mev), strict=True)
+        ]
         heavy = np.interp(energy_mev, SECONDARY_ENERGY_MEV, ALPHA_SHARE + RECOIL_SHARE)
         local = float(heavy * energy_mev)
     return Secondaries(*rays, local)
@@ -219,13 +230,14 @@ def _cascade(number: float, top: float, energy_mev: float, k: float, n: int = 24
     return [np.full(n * m, number / (n * m)), x * energy_mev, cosine]
 
 
-def _evaporation(number: float, n: int = 12, m: int = 8):
-    """Isotropic rays with spectrum E exp(−E/T)."""
+def _evaporation(number: float, top_mev: float, n: int = 12, m: int = 8):
+    """Isotropic rays with spectrum E exp(−E/T), none above ``top_mev``."""
     edges = np.linspace(0.0, 10.0, n + 1) * EVAPORATION_MEV
     cumulative = 1.0 - (1.0 + edges / EVAPORATION_MEV) * np.exp(-edges / EVAPORATION_MEV)
     weight = np.repeat(np.diff(cumulative) / cumulative[-1], m) * number / m
     energy = np.repeat(0.5 * (edges[1:] + edges[:-1]), m)
     energy *= 2.0 * EVAPORATION_MEV * number / np.sum(weight * energy)  # keep the mean exactly
+    energy = np.minimum(energy, top_mev)
     return [weight, energy, np.tile(-1.0 + 2.0 * (np.arange(m) + 0.5) / m, n)]
 
 

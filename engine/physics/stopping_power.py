@@ -23,10 +23,12 @@ from engine.physics.constants import (
 from engine.physics.materials import WATER, Material
 
 # NIST PSTAR (ICRU 49), liquid water, I = 75 eV: total stopping power in MeV cm²/g.
+# fmt: off
 PSTAR_WATER_MEV_CM2_G = {
-    **{0.01: 432.0, 0.05: 780.0, 0.08: 816.0, 0.1: 731.0, 0.2: 662.0, 0.3: 559.0, 0.5: 413.2},
-    **{1.0: 260.8, 2.0: 158.6, 5.0: 79.11, 10.0: 45.67, 20.0: 26.07, 30.0: 18.76, 50.0: 12.45},
+    0.01: 432.0, 0.05: 780.0, 0.08: 816.0, 0.1: 731.0, 0.2: 662.0, 0.3: 559.0, 0.5: 413.2,
+    1.0: 260.8, 2.0: 158.6, 5.0: 79.11, 10.0: 45.67, 20.0: 26.07, 30.0: 18.76, 50.0: 12.45,
 }
+# fmt: on
 BETHE_FROM_MEV = 0.5
 UNCORRECTED_FROM_MEV = 100.0
 TABLE_MEV = (1e-3, 500.0)  # limits of the range tables
