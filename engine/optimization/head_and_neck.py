@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.dose.influence import InfluenceMatrix
 from engine.dose.quantities import Quantity, RbeDose
-from engine.optimization.objectives import DoseFallOff, MaxDose, Objective, UniformDose
+from engine.optimization.objectives import DoseFallOff, MaxDose, MinDose, Objective, UniformDose
 from engine.optimization.problem import PlanningProblem
 from engine.optimization.regions import regions_on
 from engine.patient.patient import Patient
@@ -20,8 +20,8 @@ from engine.patient.structures import DoseStructures, distance_mm
 
 RING = "zRing"  # TG-263 marks planning helpers with a z
 RING_MM = 30.0
-TARGET_WEIGHT = 100.0
-RING_WEIGHT, WHOLE_RING_WEIGHT = 20.0, 0.1
+TARGET_WEIGHT, UNDERDOSE_WEIGHT = 100.0, 100.0  # what is missing counts twice what is too much
+RING_WEIGHT, WHOLE_RING_WEIGHT = 20.0, 0.01
 
 # TG-263 name without its side: (level in Gy (RBE), weight, spare only what lies outside targets)
 _ORGANS = {
@@ -29,25 +29,26 @@ _ORGANS = {
     "Brainstem": (46.0, 20.0, False),
     "OpticChiasm": (48.0, 10.0, False),
     "OpticNrv": (48.0, 10.0, False),
-    "Bone_Mandible": (62.0, 5.0, False),
-    "Eye": (20.0, 0.5, True),
-    "Parotid": (12.0, 0.3, True),
-    "Larynx": (28.0, 1.0, True),
+    "Bone_Mandible": (62.0, 2.0, False),
+    "Eye": (20.0, 0.1, True),
+    "Parotid": (12.0, 0.03, True),
+    "Larynx": (28.0, 0.3, True),
 }
-_OTHER_ORGAN = (0.4, 0.5, True)  # level relative to the highest prescription
+_OTHER_ORGAN = (0.4, 0.2, True)  # level relative to the highest prescription
 
 
 def head_and_neck_objectives(patient: Patient) -> tuple[Objective, ...]:
     """Objectives on the structures that ``head_and_neck_fractions`` makes of this patient."""
     highest_gy = patient.prescription_gy[patient.targets[0]]
-    objectives: list[Objective] = [
-        UniformDose(name, patient.prescription_gy[target], TARGET_WEIGHT)
-        for target, name in zip(patient.targets, _target_regions(patient))
-    ]
+    objectives: list[Objective] = []
+    for target, name in zip(patient.targets, _target_regions(patient)):
+        level_gy = patient.prescription_gy[target]
+        objectives.append(UniformDose(name, level_gy, TARGET_WEIGHT))
+        objectives.append(MinDose(name, level_gy, UNDERDOSE_WEIGHT))
     for organ in patient.organs:
         level_gy, weight, spare = _organ(organ, highest_gy)
         objectives.append(MaxDose(outside_targets(organ) if spare else organ, level_gy, weight))
-    objectives.append(DoseFallOff(RING, highest_gy, 0.35 * highest_gy, 20.0, RING_WEIGHT))
+    objectives.append(DoseFallOff(RING, highest_gy, 0.3 * highest_gy, 15.0, RING_WEIGHT))
     objectives.append(MaxDose(RING, 0.2 * highest_gy, WHOLE_RING_WEIGHT))
     return tuple(objectives)
 
