@@ -13,6 +13,7 @@ from engine.evaluation.scorecard import ScoreTable
 from engine.geometry.plan import Plan
 from engine.optimization.solution import Solution
 from engine.patient.patient import Patient
+from ptenv.rendering import dose_wash, dvh_figure, save
 
 DVH_STEP_GY = 0.1
 
@@ -37,7 +38,9 @@ def write(made: Made, folder: Path) -> list[str]:
     writers = {
         "plan.json": _plan,
         "dose.npz": _dose,
+        "dose_wash.png": _dose_wash,
         "dvh.csv": _dvh_table,
+        "dvh.png": _dvh_picture,
         "scorecard.txt": _scorecard_text,
         "scorecard.json": _scorecard,
         "convergence.csv": _convergence,
@@ -106,6 +109,19 @@ def _dvh_table(made: Made, path: Path) -> None:
     ]
     header = ",".join(["dose_gy_rbe", *(f"{name}_percent" for name in histograms)])
     np.savetxt(path, np.column_stack(columns), "%.2f", ",", header=header, comments="")
+
+
+def _dvh_picture(made: Made, path: Path) -> None:
+    """Histograms of targets, organs and ring; the body's would only press the others together."""
+    histograms = made.evaluation.dvh(made.dose_gy)
+    histograms.pop(made.patient.external.name)
+    wishes = made.patient.prescription_gy
+    save(dvh_figure(histograms, wishes, title=made.patient.name), path)
+
+
+def _dose_wash(made: Made, path: Path) -> None:
+    volume = made.influence.volume(made.dose_gy)
+    save(dose_wash(made.patient, volume, made.influence.grid, title=made.patient.name), path)
 
 
 def _scorecard_text(made: Made, path: Path) -> None:
