@@ -41,13 +41,13 @@ class WetMap:
 
     def entrance_mm(self, u_mm, v_mm) -> np.ndarray:
         """Where rays through isoplane points (n,) first meet matter, t in mm; inf if never."""
+        hit = self.wet_mm > 0.5  # mm of water: more than the air of a whole room
+        first = self.t0_mm + self.step_mm * (np.argmax(hit, axis=2) - 1)
+        entrance = np.where(hit[:, :, -1], first, np.inf)
         i = np.rint((np.asarray(u_mm) - self.u0_mm) / self.pitch_mm).astype(int)
         j = np.rint((np.asarray(v_mm) - self.v0_mm) / self.pitch_mm).astype(int)
-        n_v, n_u, _ = self.wet_mm.shape
-        lines = self.wet_mm[np.clip(j, 0, n_v - 1), np.clip(i, 0, n_u - 1)]
-        hit = lines > 0.5  # mm of water: more than the air of a whole room
-        first = np.argmax(hit, axis=1)
-        return np.where(hit.any(axis=1), self.t0_mm + self.step_mm * (first - 1), np.inf)
+        n_v, n_u = entrance.shape
+        return entrance[np.clip(j, 0, n_v - 1), np.clip(i, 0, n_u - 1)]
 
 
 def trace_field(
