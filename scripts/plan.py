@@ -34,6 +34,7 @@ def run(cfg: DictConfig) -> float:
     if cfg.threads is not None:
         set_threads(cfg.threads)
     # Everything that needs no patient comes first, so that a wrong number stops the run at once.
+    spacing_mm = _checked_spacing_mm(cfg.dose_grid_mm)
     machine = instantiate(cfg.machine)
     place = instantiate(cfg.geometry, _convert_="all")
     engine = instantiate(cfg.dose, _convert_="all")
@@ -48,7 +49,7 @@ def run(cfg: DictConfig) -> float:
         plan = place(patient, machine)
         notes += _about_plan(plan)
     with stage("Influence matrix") as notes:
-        grid = dose_grid(patient, cfg.dose_grid_mm)
+        grid = dose_grid(patient, spacing_mm)
         influence = engine.influence(patient, plan, grid)
         notes += _about_influence(influence)
     with stage("Objectives") as notes:
@@ -99,11 +100,15 @@ def fields(
 
 def dose_grid(patient: Patient, spacing_mm: float) -> Grid:
     """A grid of cubes around the body and its supports."""
-    if not (isinstance(spacing_mm, (int, float)) and 0.5 <= spacing_mm <= 20.0):
-        raise ValueError(f"dose_grid_mm={spacing_mm} must lie in 0.5 … 20 mm.")
     solid = [s.mask for s in patient.structures.values() if s.role in ("external", "support")]
     around, _ = patient.grid.cropped(np.logical_or.reduce(solid))
     return around.resampled(spacing_mm)
+
+
+def _checked_spacing_mm(spacing_mm: float) -> float:
+    if not (isinstance(spacing_mm, (int, float)) and 0.5 <= spacing_mm <= 20.0):
+        raise ValueError(f"dose_grid_mm={spacing_mm} must lie in 0.5 … 20 mm.")
+    return float(spacing_mm)
 
 
 def _patient(cfg: DictConfig) -> Patient:
