@@ -73,7 +73,7 @@ class PlanningProblem:
     def n_spots(self) -> int:
         return self.influence.n_spots
 
-    @property
+    @cached_property
     def n_nonzeros(self) -> int:
         """Entries that one evaluation touches: the unit of work."""
         return self.influence.n_nonzeros
@@ -164,6 +164,7 @@ class PlanningProblem:
             ("objectives", self.objectives), ("quantity", self.quantity),
             ("minimum_weight", self.minimum_weight), ("fused", self.fused),
             ("spot_scale", self.spot_scale), ("_used", self._used),
+            ("n_nonzeros", int(self.influence.row_nonzeros()[rows].sum())),
         ):  # fmt: skip
             object.__setattr__(problem, name, value)
         if self.fused:

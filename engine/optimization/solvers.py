@@ -13,6 +13,7 @@ from engine.optimization.solution import Reason, Solution
 
 SUFFICIENT_DECREASE = 1e-4  # Armijo's share of the predicted decrease
 NOISE = 1e-6  # relative noise of the objective from float32 doses
+Callback = Callable[[int, float, np.ndarray], bool | None]
 QUIET_ITERATIONS = 3  # Janson 2024: change below the tolerance for 3 consecutive iterations
 MAX_SHORTENINGS = 20
 
@@ -25,7 +26,7 @@ class Solver(Protocol):
         problem: PlanningProblem,
         start: np.ndarray,
         constraints: Sequence[Constraint] = (),
-        callback: Callable[[int, float, np.ndarray], bool | None] | None = None,
+        callback: Callback | None = None,
     ) -> Solution:
         """Weights (n_spots,) in particles per fraction, starting from ``start`` (n_spots,)."""
 
@@ -64,7 +65,7 @@ class LBFGSB:
         problem: PlanningProblem,
         start: np.ndarray,
         constraints: Sequence[Constraint] = (),
-        callback: Callable[[int, float, np.ndarray], bool | None] | None = None,
+        callback: Callback | None = None,
         lower: float | np.ndarray = 0.0,
         upper: float | np.ndarray = np.inf,
     ) -> Solution:
@@ -90,14 +91,16 @@ def solve_deliverable(
     filter_at: int = 20,
     layer_starts: np.ndarray | None = None,
     upper: float | np.ndarray = np.inf,
+    callback: Callback | None = None,
 ) -> Solution:
     """Weights that are 0 or at least ``minimum`` particles per spot (Janson 2024).
 
     After ``filter_at`` iterations the spots below the minimum are removed layer by layer, each
     handing its weight to the next; the optimization then goes on with the minimum as lower bound
     of the spots that stayed. With ``filter_at=0`` no spot is removed and the bound holds from the
-    first iteration. ``layer_starts`` (n_layers + 1,) as ``Plan.layer_starts()`` gives them.
-    ``minimum`` is the problem's ``minimum_weight`` when None.
+    first iteration. Budgets and iteration counts run through both parts. ``layer_starts``
+    (n_layers + 1,) as ``Plan.layer_starts()`` gives them. ``minimum`` is the problem's
+    ``minimum_weight`` when None.
     """
     minimum = problem.minimum_weight if minimum is None else minimum
     if minimum is None or not (np.isfinite(minimum) and minimum >= 0):
@@ -105,13 +108,13 @@ def solve_deliverable(
     if filter_at < 0:
         raise ValueError(f"filter_at={filter_at} must be 0 or more iterations.")
     if filter_at == 0:
-        return solver.solve(problem, start, lower=minimum, upper=upper)
+        return solver.solve(problem, start, callback=callback, lower=minimum, upper=upper)
     free = replace(
         solver,
         max_iterations=_fewer(solver.max_iterations, filter_at),
         max_evaluations=max(1, solver.max_evaluations - 1),
     )
-    first = free.solve(problem, start, upper=upper)
+    first = free.solve(problem, start, callback=callback, upper=upper)
     weights = filter_spots(first.weights, layer_starts, minimum)
     left = solver.max_evaluations - first.n_evaluations
     goes_on = replace(
@@ -122,7 +125,11 @@ def solve_deliverable(
     )  # fmt: skip
     kept = weights > 0
     second = goes_on.solve(
-        problem, weights, lower=np.where(kept, minimum, 0.0), upper=np.where(kept, upper, 0.0)
+        problem,
+        weights,
+        callback=_counting_on(callback, first.n_iterations),
+        lower=np.where(kept, minimum, 0.0),
+        upper=np.where(kept, upper, 0.0),
     )
     return _joined(first, second)
 
@@ -286,6 +293,13 @@ def _scaled_bound(name: str, bound, scale: np.ndarray) -> np.ndarray:
     if np.any(np.isnan(bound)) or (name == "lower" and np.any(bound < 0)):
         raise ValueError(f"{name} bounds must be numbers; no spot can hold fewer than 0 particles.")
     return (bound / scale).astype(np.float32)
+
+
+def _counting_on(callback: Callback | None, done: int) -> Callback | None:
+    """The callback with iteration numbers that go on after those done."""
+    if callback is None:
+        return None
+    return lambda iteration, value, weights: callback(done + iteration, value, weights)
 
 
 def _fewer(limit: int | None, other: int) -> int:

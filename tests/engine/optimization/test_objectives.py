@@ -1,6 +1,9 @@
+import inspect
+
 import numpy as np
 import pytest
 
+from engine.optimization import objectives
 from engine.optimization.objectives import (
     EUD,
     DoseFallOff,
@@ -71,6 +74,14 @@ def test_splitting_voxels_changes_nothing(objective, voxels):
     dose_gy, volume, distance_mm = voxels
     halves = objective.value(np.tile(dose_gy, 2), np.tile(volume, 2) / 2, np.tile(distance_mm, 2))
     assert halves == pytest.approx(objective.value(dose_gy, volume, distance_mm), rel=1e-9)
+
+
+def test_every_objective_has_a_case():
+    declared = {Objective, SeparableObjective}
+    classes = {
+        c for _, c in inspect.getmembers(objectives, inspect.isclass) if hasattr(c, "gradient")
+    }
+    assert classes - declared == {type(o) for o in CASES.values()}
 
 
 def test_every_case_is_an_objective_and_four_are_separable():

@@ -122,6 +122,7 @@ def test_structures_keep_their_total_weight_under_a_mask(problem):
     mask = np.random.default_rng(1).random(problem.influence.n_rows) < 0.2
     masked = problem.masked(mask)
     assert masked.influence.n_rows == mask.sum()
+    assert masked.n_nonzeros == masked.influence.n_nonzeros
     np.testing.assert_allclose(weight_by_structure(masked), weight_by_structure(problem), rtol=1e-4)
     for name in ("target", "organ", "ring"):
         assert masked.structures[name].volume.sum() == pytest.approx(1.0)

@@ -221,6 +221,16 @@ def test_optimizing_on_restores_what_the_filter_broke(problem, layer_starts):
     assert inside.value > unfiltered.value
 
 
+def test_iterations_are_counted_through_the_filter(problem, layer_starts):
+    seen = []
+    solution = solve_deliverable(
+        problem, LBFGSB(40, tolerance=0.0), initial_weights(problem), 3e7, 10, layer_starts,
+        callback=lambda iteration, value, weights: seen.append(iteration),
+    )  # fmt: skip
+    assert seen == list(range(solution.n_iterations))
+    assert np.all(np.diff(solution.trace[:, 0]) > 0)
+
+
 def test_filtering_at_iteration_zero_removes_no_spot(problem):
     solution = solve_deliverable(problem, LBFGSB(40), initial_weights(problem), 3e7, filter_at=0)
     assert solution.weights.min() >= 3e7
