@@ -65,9 +65,9 @@ def horseshoe(
 ) -> Patient:
     """The phantom of Ziegenhein et al. 2016: a horseshoe around a spherical organ, in water.
 
-    ``spacing_mm`` (z, y, x) and the outer diameter are the paper's; the other sizes are read off
-    its figures: a half-open torus of square section, open towards the front, around a sphere, in
-    a cylinder of 220 mm. 60 Gy (RBE) in 30 fractions.
+    ``spacing_mm`` (z, y, x) and the outer diameter are the paper's; the other sizes are chosen
+    here: a U of rectangular section, open towards the front, 84 mm high, around a sphere of
+    44 mm with a gap of 6 mm, in a cylinder of 220 mm. 60 Gy (RBE) in 30 fractions.
     """
     if not 0 < organ_diameter_mm < 0.6 * diameter_mm:
         raise ValueError(
@@ -89,20 +89,26 @@ def horseshoe(
 
 
 def tg119_c_shape(
-    spacing_mm: float = 3.0, field_of_view_mm: tuple[float, float, float] | None = None
+    spacing_mm: float = 3.0,
+    field_of_view_mm: tuple[float, float, float] | None = None,
+    arc_deg: float = 270.0,
 ) -> Patient:
     """The C-shape of AAPM TG-119 (Ezzell et al. 2009) in a box of water, 50 Gy (RBE) in 25.
 
-    Core: a cylinder along z of radius 10 mm and length 100 mm. PTV: three quarters of a ring from
-    15 to 37 mm, 80 mm long, open towards the back. Body 300 × 200 × 200 mm³ (x, y, z).
-    ``field_of_view_mm`` (z, y, x) sets the size of the CT; by default the body and 10 mm of air.
+    Core: a cylinder along z of radius 10 mm and length 100 mm. PTV: part of a ring from 15 to
+    37 mm, 80 mm long, open towards the back; how far it reaches around (``arc_deg``) and the body
+    of 300 × 200 × 200 mm³ (x, y, z) are chosen here. ``field_of_view_mm`` (z, y, x) sets the size
+    of the CT; by default the body and 10 mm of air.
     """
+    if not 0.0 < arc_deg <= 360.0:
+        raise ValueError(f"arc_deg={arc_deg} must lie in 0 … 360 degrees.")
     body_size = np.array((200.0, 200.0, 300.0))
     size = body_size + (0.0, 20.0, 20.0) if field_of_view_mm is None else field_of_view_mm
     grid = _grid(size, spacing_mm)
     x, y, z = _xyz(grid)
     radius = np.hypot(x, y)
-    ring = (radius > 15.0) & (radius < 37.0) & (np.abs(z) < 40.0) & ~(y > np.abs(x))
+    ring = (radius > 15.0) & (radius < 37.0) & (np.abs(z) < 40.0)
+    ring &= np.abs(np.arctan2(x, -y)) <= np.radians(0.5 * arc_deg)
     core = (radius < 10.0) & (np.abs(z) < 50.0)
     half = 0.5 * body_size[::-1]
     body = _box(grid, -half, half)

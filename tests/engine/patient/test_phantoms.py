@@ -71,6 +71,7 @@ def test_c_shape_takes_a_wider_field_of_view():
         lambda: water_tank(100.0, -1.0),
         lambda: water_tank(100.0, 5.0, target_size_mm=200.0),
         lambda: half_slab_tank(5000.0),
+        lambda: tg119_c_shape(arc_deg=400.0),
         lambda: horseshoe(organ_diameter_mm=100.0),
     ],
 )
