@@ -20,7 +20,7 @@ LANES = 8
 MAX_SPOTS_PER_BEAM = 65_535 - LANES
 ROOT_MAX = 65_535.0  # largest 16-bit root
 MAX_BLOCKS = 8  # fixed, so that sums do not depend on the number of threads
-CHUNKS_PER_BLOCK = 20_000  # below this a block is not worth a thread
+CHUNKS_PER_BLOCK = 100_000  # below this a block is not worth a thread
 
 
 @dataclass(frozen=True, eq=False)

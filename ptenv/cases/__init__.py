@@ -1,0 +1,1 @@
+"""What an episode starts from: patient, beams, influence, goals and frozen anchors, built once."""

@@ -1,0 +1,144 @@
+"""What a score is measured between: computed once per case and frozen with it."""
+
+from dataclasses import asdict, dataclass, replace
+from math import exp, log
+
+import numpy as np
+
+from engine.dose.quantities import RbeDose
+from engine.evaluation.plan_evaluation import PlanEvaluation
+from engine.evaluation.scorecard import ClinicalQuality, Goal
+from engine.optimization.objectives import UniformDose
+from engine.optimization.problem import PlanningProblem
+from engine.optimization.solvers import LBFGSB
+from engine.optimization.voxel_sampling import thin_to_budget
+
+EVALUATIONS = 100  # of keep-all, and of each anchor mask: the paper's iteration count
+LOWEST_SCORE, HIGHEST_SCORE = -1.0, 1.5
+FLOOR = 1e-3  # of keep-all's excess: below it F − F* is not told from rounding
+SMALLEST_GAP = 0.1  # in log ρ: cases whose anchors lie closer make no benchmark
+PRIORITY = 10.0  # by which organ weights change in the target-first and organs-first plans
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """F* and the excesses ρ = F − F* that score 0 and 1, in the units of the objective.
+
+    ``rho_uniform`` maps a budget (share of ``work_all``) to the geometric mean over frozen
+    uniform masks at 100 evaluations, ``noise`` to the standard deviation of their log ρ.
+    ``work_all`` is nonzeros × evaluations of keep-all at 100 evaluations.
+    """
+
+    f_star: float
+    f_start: float
+    rho_all: float
+    rho_uniform: dict[float, float]
+    noise: dict[float, float]
+    work_all: int
+    reference_metrics: dict  # of keep-all at 100 evaluations, {structure: {metric: value}}
+    quality: dict  # ClinicalQuality.as_dict()
+
+    def excess(self, objective: float) -> float:
+        """ρ = F − F*, not below the floor that rounding sets."""
+        return max(objective - self.f_star, FLOOR * self.rho_all)
+
+    def raw_score(self, objective: float, budget: float) -> float:
+        """log(ρ_uniform/ρ) / log(ρ_uniform/ρ_all), not clipped: what shaping may use."""
+        uniform = self.rho_uniform[budget]
+        return log(uniform / self.excess(objective)) / self.gap(budget)
+
+    def score(self, objective: float, budget: float) -> float:
+        """0: uniform sampling at equal work; 1: keep-all at 100 evaluations; −1 … 1.5."""
+        return min(max(self.raw_score(objective, budget), LOWEST_SCORE), HIGHEST_SCORE)
+
+    def gap(self, budget: float) -> float:
+        """log(ρ_uniform/ρ_all); at least the smallest gap that makes a benchmark."""
+        return max(log(self.rho_uniform[budget] / self.rho_all), SMALLEST_GAP)
+
+    def is_sound(self, budget: float) -> bool:
+        """Whether the anchors of a budget lie far enough apart to compare agents."""
+        return log(self.rho_uniform[budget] / self.rho_all) >= SMALLEST_GAP
+
+    def as_dict(self) -> dict:
+        plain = asdict(self)
+        for name in ("rho_uniform", "noise"):
+            plain[name] = [[k, v] for k, v in plain[name].items()]  # JSON keys are strings
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict) -> "Anchors":
+        pairs = {n: {float(k): v for k, v in plain[n]} for n in ("rho_uniform", "noise")}
+        return cls(**{**plain, **pairs})
+
+
+def compute_anchors(
+    problem: PlanningProblem,
+    start: np.ndarray,
+    candidates: np.ndarray,
+    evaluation: PlanEvaluation,
+    goals: tuple[Goal, ...],
+    budgets: tuple[float, ...],
+    n_masks: int,
+    converged_evaluations: int,
+    quality_evaluations: int,
+) -> Anchors:
+    """Solve the anchor plans of a case; chance comes from a fixed seed, so they are frozen.
+
+    ``candidates`` (n_rows,) bool are the rows that sampling may choose.
+    """
+    keep_all = LBFGSB(max_evaluations=EVALUATIONS, tolerance=0.0).solve(problem, start)
+    converged = LBFGSB(max_evaluations=converged_evaluations, tolerance=0.0).solve(
+        problem, keep_all.weights
+    )
+    values = {b: _uniform_values(problem, start, candidates, b, n_masks) for b in budgets}
+    # nothing the anchors met may lie below F*: rho of the bound itself would be negative
+    f_star = min(converged.value, keep_all.value, *(min(v) for v in values.values()))
+    rho_all = max(keep_all.value - f_star, 1e-9 * max(abs(f_star), 1e-12))
+    log_rho = {b: np.log(np.maximum(np.array(v) - f_star, FLOOR * rho_all))
+               for b, v in values.items()}  # fmt: skip
+    return Anchors(
+        f_star=f_star,
+        f_start=float(keep_all.trace[0, 1]),
+        rho_all=rho_all,
+        rho_uniform={b: exp(v.mean()) for b, v in log_rho.items()},
+        noise={b: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for b, v in log_rho.items()},
+        work_all=problem.n_nonzeros * EVALUATIONS,
+        reference_metrics=_metrics(problem, evaluation, keep_all.weights),
+        quality=_quality(problem, converged.weights, evaluation, goals, quality_evaluations),
+    )
+
+
+def _uniform_values(problem, start, candidates, budget: float, n_masks: int) -> list[float]:
+    """F on all rows after 100 evaluations on each of the frozen uniform masks."""
+    solver = LBFGSB(max_evaluations=EVALUATIONS, tolerance=0.0)
+    nonzeros, values = problem.influence.row_nonzeros(), []
+    for index in range(n_masks):
+        rng = np.random.default_rng([index, int(1e6 * budget)])
+        mask = thin_to_budget(candidates, nonzeros, int(budget * problem.n_nonzeros), rng)
+        solution = solver.solve(problem.masked(mask, rng=rng), start)
+        values.append(problem.value_of_dose(problem.influence.dose(solution.weights)))
+    return values
+
+
+def _quality(problem, balanced, evaluation, goals, evaluations: int) -> dict:
+    """Anchors of Q from three converged plans: target first, balanced, organs first."""
+    solver = LBFGSB(max_evaluations=evaluations, tolerance=1e-6)
+    plans = [_metrics(problem, evaluation, balanced)]
+    for factor in (1.0 / PRIORITY, PRIORITY):
+        other = _reweighted(problem, factor)
+        plans.append(_metrics(problem, evaluation, solver.solve(other, balanced).weights))
+    return ClinicalQuality.from_plans(goals, plans).as_dict()
+
+
+def _reweighted(problem: PlanningProblem, factor: float) -> PlanningProblem:
+    """The problem with everything but the targets' objectives weighted by a factor."""
+    objectives = [
+        o if isinstance(o, UniformDose) else replace(o, weight=o.weight * factor)
+        for o in problem.objectives
+    ]
+    return replace(problem, objectives=objectives)
+
+
+def _metrics(problem: PlanningProblem, evaluation: PlanEvaluation, weights: np.ndarray) -> dict:
+    quantity: RbeDose = problem.quantity
+    return evaluation.evaluate(quantity.value(problem.influence.dose(weights)))

@@ -1,0 +1,162 @@
+"""A voxel-mask case: the planning problem, where its rows lie, and what its scores mean."""
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from engine.dose.influence import InfluenceMatrix
+from engine.dose.quantities import RbeDose
+from engine.evaluation.plan_evaluation import PlanEvaluation, StructureRows
+from engine.evaluation.scorecard import ClinicalQuality, metrics_of
+from engine.optimization import objectives as objective_kinds
+from engine.optimization.problem import PlanningProblem
+from engine.optimization.regions import Region
+from engine.patient.grid import Grid
+from ptenv.cases.anchors import Anchors
+
+GROUPS = ("target_high", "target_low", "serial", "optic", "gland", "other", "ring")
+BODY = "Body"  # every scored row: targets, organs and ring
+
+_INFLUENCE = ("voxels", "beam_starts", "start", "columns", "values", "scale")
+_FEATURES = ("group", "depth_mm", "organ_distance_mm", "candidates", "start_weights", "hu")
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Everything a voxel-mask episode needs; nothing in it changes, workers share it.
+
+    Rows are the voxels of targets, organs and the normal-tissue ring on the dose grid.
+    ``group`` (n_rows,) uint8 indexes GROUPS, a row of several structures by the first;
+    ``depth_mm`` (n_rows,) is the depth below the group's surface, in the ring the distance from
+    the targets; ``organ_distance_mm`` (n_rows,) to the nearest serial or optic organ;
+    ``candidates`` (n_rows,) bool are the rows that equation (1) of Quarz 2024 leaves.
+    """
+
+    case_id: str
+    key: str
+    recipe: dict
+    problem: PlanningProblem
+    evaluation: PlanEvaluation
+    prescription_gy: dict[str, float]
+    volumes_cm3: dict[str, float]
+    group: np.ndarray
+    depth_mm: np.ndarray
+    organ_distance_mm: np.ndarray
+    candidates: np.ndarray
+    start_weights: np.ndarray
+    hu: np.ndarray  # (nz, ny, nx) int16 on the dose grid, for pictures
+    plan: dict  # beams, and spots as arrays: enough to score the plan with another engine
+    anchors: Anchors | None = None
+
+    @property
+    def influence(self) -> InfluenceMatrix:
+        return self.problem.influence
+
+    @property
+    def grid(self) -> Grid:
+        return self.influence.grid
+
+    @property
+    def quantity(self) -> RbeDose:
+        return self.problem.quantity
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets, highest prescription first."""
+        return tuple(sorted(self.prescription_gy, key=lambda t: -self.prescription_gy[t]))
+
+    @cached_property
+    def quality(self) -> ClinicalQuality:
+        return ClinicalQuality.from_dict(self.anchors.quality)
+
+    @cached_property
+    def row_nonzeros(self) -> np.ndarray:
+        return self.influence.row_nonzeros()
+
+    @cached_property
+    def target_rows(self) -> np.ndarray:
+        """Rows (n_rows,) bool that lie in any target."""
+        return self.group < 2
+
+    @property
+    def target_voxels_per_cm3(self) -> float:
+        return 1.0 / self.grid.voxel_volume_cm3
+
+    def dose_gy(self, weights: np.ndarray) -> np.ndarray:
+        """Gy (RBE) of the course on every row, (n_rows,) float32."""
+        return self.quantity.value(self.influence.dose(weights))
+
+    def metrics(self, dose_gy: np.ndarray) -> dict[str, dict[str, float]]:
+        return self.evaluation.evaluate(dose_gy)
+
+    def with_anchors(self, anchors: Anchors) -> "Case":
+        """The finished case: anchors in, and the goals' metrics among those that are read."""
+        goals = ClinicalQuality.from_dict(anchors.quality).scorecard.goals
+        evaluation = replace(self.evaluation, metrics=metrics_of(goals))
+        return replace(self, anchors=anchors, evaluation=evaluation)
+
+    # ------------------------------------------------------------------ to and from the store
+
+    def as_entry(self) -> tuple[dict, dict[str, np.ndarray]]:
+        """Plain description and arrays, for the store."""
+        m = self.influence
+        arrays = {f"influence.{name}": getattr(m, name) for name in _INFLUENCE}
+        arrays |= {name: getattr(self, name) for name in _FEATURES}
+        arrays |= {f"plan.{k}": v for k, v in self.plan.items() if isinstance(v, np.ndarray)}
+        for i, region in enumerate(self.problem.structures.values()):
+            arrays[f"region{i}.rows"], arrays[f"region{i}.volume"] = region.rows, region.volume
+            if region.distance_mm is not None:
+                arrays[f"region{i}.distance_mm"] = region.distance_mm
+        description = {
+            "case_id": self.case_id, "key": self.key, "recipe": self.recipe,
+            "grid": asdict(m.grid), "quantity": asdict(self.quantity),
+            "minimum_weight": self.problem.minimum_weight,
+            "regions": list(self.problem.structures),
+            "objectives": [[type(o).__name__, asdict(o)] for o in self.problem.objectives],
+            "judged": list(self.evaluation.structures),
+            "prescription_gy": self.prescription_gy, "volumes_cm3": self.volumes_cm3,
+            "plan": {k: v for k, v in self.plan.items() if not isinstance(v, np.ndarray)},
+            "anchors": self.anchors.as_dict(),
+        }  # fmt: skip
+        return description, arrays
+
+    @classmethod
+    def from_entry(cls, description: dict, arrays: dict[str, np.ndarray]) -> "Case":
+        """A case whose arrays are the store's own, mapped read-only."""
+        grid = Grid(**description["grid"])
+        influence = InfluenceMatrix(grid, *(arrays[f"influence.{name}"] for name in _INFLUENCE))
+        regions = {
+            name: Region(
+                arrays[f"region{i}.rows"], arrays[f"region{i}.volume"],
+                arrays.get(f"region{i}.distance_mm"),
+            )
+            for i, name in enumerate(description["regions"])
+        }  # fmt: skip
+        objectives = [getattr(objective_kinds, k)(**v) for k, v in description["objectives"]]
+        problem = PlanningProblem(
+            influence, regions, objectives, RbeDose(**description["quantity"]),
+            description["minimum_weight"],
+        )  # fmt: skip
+        evaluation = judged_rows(
+            regions, description["judged"], influence.n_rows, description["volumes_cm3"],
+            description["prescription_gy"],
+        )  # fmt: skip
+        spots = {k[5:]: a for k, a in arrays.items() if k.startswith("plan.")}
+        case = cls(
+            case_id=description["case_id"], key=description["key"], recipe=description["recipe"],
+            problem=problem, evaluation=evaluation,
+            prescription_gy=description["prescription_gy"],
+            volumes_cm3=description["volumes_cm3"], plan={**description["plan"], **spots},
+            **{name: arrays[name] for name in _FEATURES},
+        )  # fmt: skip
+        return case.with_anchors(Anchors.from_dict(description["anchors"]))
+
+
+def judged_rows(
+    regions: dict[str, Region], names, n_rows: int, volumes_cm3: dict[str, float],
+    prescription_gy: dict[str, float],
+) -> PlanEvaluation:  # fmt: skip
+    """Metrics on a case's structures; the body is what the case scores."""
+    judged = {n: StructureRows(regions[n].rows, regions[n].volume, volumes_cm3[n]) for n in names}
+    return PlanEvaluation(judged, prescription_gy, n_rows, judged[BODY])

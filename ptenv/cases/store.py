@@ -1,0 +1,127 @@
+"""The disk cache of cases: one folder an entry, plain npy arrays that workers map and share.
+
+An entry is written under a temporary name and renamed, so a reader never sees half of one and two
+processes may build the same entry at once. Checksums are compared when a process first opens an
+entry; a damaged one is removed with a warning, and the caller builds it anew. The oldest entries
+go when the store outgrows its limit.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+DEFAULT_LIMIT_GB = 20.0
+Entry = tuple[dict, dict[str, np.ndarray]]  # plain description, arrays by name
+
+
+class CacheWarning(UserWarning):
+    """An entry of the case cache was damaged and is built again."""
+
+
+def default_folder() -> Path:
+    """PTENV_CACHE, or the user's cache folder."""
+    chosen = os.environ.get("PTENV_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "ptenv" / "cases"
+
+
+class CaseStore:
+    """Entries by key under one folder, at most ``limit_gb`` in all (PTENV_CACHE_GB)."""
+
+    def __init__(self, folder: Path | str | None = None, limit_gb: float | None = None):
+        self.folder = Path(folder) if folder is not None else default_folder()
+        limit = limit_gb or float(os.environ.get("PTENV_CACHE_GB", DEFAULT_LIMIT_GB))
+        if not limit > 0:
+            raise ValueError(f"limit_gb={limit} must be positive.")
+        self.limit_bytes = limit * 1e9
+        self._checked: set[str] = set()
+
+    def read(self, key: str) -> Entry | None:
+        """An entry with its arrays mapped read-only, or None if there is none that is whole."""
+        folder = self.folder / key
+        if not folder.is_dir():
+            return None
+        try:
+            return self._opened(key, folder)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            warnings.warn(
+                f"case cache entry {folder} is damaged ({error}); building it again.",
+                CacheWarning,
+                stacklevel=2,
+            )
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+
+    def write(self, key: str, description: dict, arrays: dict[str, np.ndarray]) -> None:
+        """Add an entry; another process's equal entry is as good as ours."""
+        temporary = self._temporary_folder()
+        try:
+            sums = {}
+            for name, array in arrays.items():
+                array = np.ascontiguousarray(array)
+                np.save(temporary / f"{name}.npy", array)
+                sums[name] = crc32(array.data.cast("B") if array.size else b"")
+            text = json.dumps({"description": description, "checksums": sums})
+            (temporary / "entry.json").write_text(text)
+            os.replace(temporary, self.folder / key)
+        except OSError:
+            if not (self.folder / key).is_dir():  # not because somebody else was faster
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._evict(keep=key)
+
+    def _opened(self, key: str, folder: Path) -> Entry:
+        entry = json.loads((folder / "entry.json").read_text())
+        arrays = {}
+        for name, checksum in entry["checksums"].items():
+            array = np.load(folder / f"{name}.npy", mmap_mode="r")
+            if key not in self._checked and crc32(array.data.cast("B") if array.size else b"") != checksum:
+                raise ValueError(f"array {name!r} has another checksum")
+            arrays[name] = array
+        self._checked.add(key)
+        os.utime(folder)  # used now: the last to be evicted
+        return entry["description"], arrays
+
+    def _temporary_folder(self) -> Path:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder))
+        except OSError as error:
+            raise OSError(
+                f"the case cache {self.folder} cannot be written ({error}); set PTENV_CACHE to a "
+                "folder that can, or pass cache=False to build without it."
+            ) from error
+
+    def _evict(self, keep: str) -> None:
+        entries = [f for f in self.folder.iterdir() if f.is_dir() and not f.name.startswith(".")]
+        sizes = {f: _size(f) for f in entries}
+        total = sum(sizes.values())
+        for folder in sorted(entries, key=_last_used):
+            if total <= self.limit_bytes:
+                break
+            if folder.name != keep:
+                shutil.rmtree(folder, ignore_errors=True)
+                total -= sizes[folder]
+
+
+def _size(folder: Path) -> int:
+    try:
+        return sum(f.stat().st_size for f in folder.iterdir())
+    except OSError:  # another process evicts it just now
+        return 0
+
+
+def _last_used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,106 @@
+"""What a voxel-mask agent sees: a compact vector, or volumes with the budget beside them."""
+
+from typing import Literal
+
+import numpy as np
+from gymnasium import spaces
+
+from ptenv.cases.case import GROUPS, Case
+from ptenv.envs.voxel_mask_actions import N_SHELLS, shell_index
+
+Kind = Literal["compact", "volume"]
+N_CELLS = len(GROUPS) * N_SHELLS
+CELL_FEATURES = ("rows", "nonzeros", "violation", "kept")
+BUDGET_FEATURES = ("log_budget", "work_left", "rounds_done", "log_objective", "density")
+VOLUME_CHANNELS = ("depth", "target", "organ", "dose")
+DEPTH_SCALE_MM = 30.0
+LOG_OBJECTIVE_SCALE = 5.0  # decades below the start that −1 stands for
+
+
+class CompactObserver:
+    """Shell and organ statistics, violations and budget as one vector in −1 … 1.
+
+    Per group and shell, 0 … 1: share of rows, share of nonzeros, share of the violation, share of
+    its rows kept in the last round; then log of the episode's budget, work left, rounds done,
+    log of the objective relative to the start, log of the target's voxel density.
+    """
+
+    space = spaces.Box(-1.0, 1.0, (N_CELLS * len(CELL_FEATURES) + len(BUDGET_FEATURES),), np.float32)
+
+    def __call__(self, case: Case, state) -> np.ndarray:
+        cells = shell_index(case)
+        counts = np.bincount(cells, minlength=N_CELLS)
+        nonzeros = np.bincount(cells, case.row_nonzeros, N_CELLS)
+        violation = np.bincount(cells, state.row_penalty, N_CELLS)
+        kept = np.bincount(cells, state.mask, N_CELLS)
+        vector = np.concatenate(
+            [
+                counts / counts.sum(), nonzeros / nonzeros.sum(),
+                violation / max(violation.sum(), 1e-12), kept / np.maximum(counts, 1),
+                budget_features(case, state),
+            ]
+        )  # fmt: skip
+        return np.clip(vector, -1.0, 1.0).astype(np.float32)
+
+
+class VolumeObserver:
+    """Volumes (4, nz, ny, nx) in 0 … 1 centered in a declared size, and the budget features.
+
+    Channels: depth below the surface of the enclosing structure (30 mm is 1), target mask, organ
+    mask after equation (1) of Quarz 2024, last dose (1.2 × the highest prescription is 1). What a
+    case has beyond the size is cut.
+    """
+
+    def __init__(self, size: tuple[int, int, int]):
+        self.size = tuple(int(n) for n in size)
+        if len(self.size) != 3 or min(self.size) < 1:
+            raise ValueError(f"volume_size={size} must be three positive numbers (nz, ny, nx).")
+        shape = (len(VOLUME_CHANNELS), *self.size)
+        self.space = spaces.Dict(
+            {
+                "volume": spaces.Box(0.0, 1.0, shape, np.float32),
+                "budget": spaces.Box(-1.0, 1.0, (len(BUDGET_FEATURES),), np.float32),
+            }
+        )
+
+    def __call__(self, case: Case, state) -> dict[str, np.ndarray]:
+        ring = len(GROUPS) - 1
+        structure = case.group < ring
+        top = 1.2 * max(case.prescription_gy.values())
+        rows = (
+            np.where(structure, np.clip(case.depth_mm / DEPTH_SCALE_MM, 0.0, 1.0), 0.0),
+            case.target_rows,
+            structure & ~case.target_rows & case.candidates,
+            np.clip(state.dose_gy / top, 0.0, 1.0),
+        )
+        volume = np.stack([self._placed(case, values) for values in rows])
+        budget = np.clip(budget_features(case, state), -1.0, 1.0).astype(np.float32)
+        return {"volume": volume, "budget": budget}
+
+    def _placed(self, case: Case, values: np.ndarray) -> np.ndarray:
+        """Row values in a volume of the declared size, the target's middle in its middle."""
+        shape = np.array(case.grid.shape)
+        at = np.stack(np.unravel_index(case.influence.voxels, case.grid.shape))
+        target = at[:, case.target_rows]
+        middle = (target.min(axis=1) + target.max(axis=1)) // 2 if target.size else shape // 2
+        place = at - middle[:, None] + np.array(self.size)[:, None] // 2
+        inside = np.all((place >= 0) & (place < np.array(self.size)[:, None]), axis=0)
+        volume = np.zeros(self.size, np.float32)
+        volume[tuple(place[:, inside])] = values[inside]
+        return volume
+
+
+def budget_features(case: Case, state) -> np.ndarray:
+    """BUDGET_FEATURES of a state, (5,) float64."""
+    progress = np.log10(max(state.objective, 1e-12) / max(case.anchors.f_start, 1e-12))
+    return np.array(
+        [
+            np.log10(state.budget) + 1.0,
+            state.work_left / max(state.work_budget, 1),
+            state.round / 8.0,
+            progress / LOG_OBJECTIVE_SCALE,
+            np.log10(case.target_voxels_per_cm3) / 3.0,
+        ]
+    )
+
+
