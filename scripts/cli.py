@@ -109,6 +109,9 @@ def _hydra(name: str, arguments: list[str]) -> int:
         entry()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        print(f"\nptenv: {name}: stopped.", file=sys.stderr)
+        return 130  # as shells count an interrupt
     finally:
         sys.argv = before
     return 0

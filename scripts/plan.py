@@ -24,7 +24,7 @@ from engine.patient.grid import Grid
 from engine.patient.patient import Patient
 from engine.patient.structures import DoseStructures, on_grid, resample_fraction, ring
 from scripts import plan_files
-from scripts.record import output_folder, save_record, stage
+from scripts.record import output_folder, save_record, solver_progress, stage
 
 
 def run(cfg: DictConfig) -> float:
@@ -59,7 +59,9 @@ def run(cfg: DictConfig) -> float:
         notes.append(f"{len(problem.objectives)} on {len(problem.structures)} structures")
     with stage("Optimization") as notes:
         start = initial_weights(problem)
-        solution = solve(problem, solver, start, layer_starts=plan.layer_starts())
+        with solver_progress(getattr(solver, "max_evaluations", None)) as show:
+            layers = plan.layer_starts()
+            solution = solve(problem, solver, start, layer_starts=layers, callback=show)
         plan = plan.with_weights(solution.weights)
         notes += _about_solution(solution, plan, problem)
     with stage("Evaluation") as notes:

@@ -34,16 +34,16 @@ class Made:
 
 
 def write(made: Made, folder: Path) -> list[str]:
-    """Write every file; returns their names."""
+    """Write every file, numbers before pictures; returns their names."""
     writers = {
         "plan.json": _plan,
         "dose.npz": _dose,
-        "dose_wash.png": _dose_wash,
         "dvh.csv": _dvh_table,
-        "dvh.png": _dvh_picture,
         "scorecard.txt": _scorecard_text,
         "scorecard.json": _scorecard,
         "convergence.csv": _convergence,
+        "dose_wash.png": _dose_wash,
+        "dvh.png": _dvh_picture,
     }
     for name, writer in writers.items():
         writer(made, folder / name)

@@ -3,14 +3,17 @@
 import json
 import platform
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
 PACKAGES = ("ptenv", "numpy", "scipy", "numba", "gymnasium", "stable-baselines3", "torch")
 
@@ -18,14 +21,27 @@ PACKAGES = ("ptenv", "numpy", "scipy", "numba", "gymnasium", "stable-baselines3"
 @contextmanager
 def stage(title: str) -> Iterator[list[str]]:
     """Print what begins, and when it has ended the seconds and whatever was noted meanwhile."""
-    print(f"{title:<22}", end=" ", flush=True)
-    began, notes = time.perf_counter(), []
+    began, notes, title = time.perf_counter(), [], f"{title:<20}"
+    print(title, end=" ", flush=True)
     try:
         yield notes
     except BaseException:
         print("failed", flush=True)
         raise
-    print(f"{time.perf_counter() - began:6.2f} s  {'; '.join(notes)}", flush=True)
+    again = f"\r{title} " if sys.stdout.isatty() else ""  # a progress bar may have taken the line
+    print(f"{again}{time.perf_counter() - began:6.2f} s  {'; '.join(notes)}", flush=True)
+
+
+@contextmanager
+def solver_progress(total: int | None) -> Iterator[Callable[[int, float, np.ndarray], None]]:
+    """A bar on a terminal, nothing elsewhere; yields the callback that a solver takes."""
+    with tqdm(total=total, unit="it", leave=False, disable=None) as bar:
+
+        def show(iteration: int, value: float, weights: np.ndarray) -> None:
+            bar.set_postfix(objective=f"{value:.4g}", refresh=False)
+            bar.update(iteration - bar.n)
+
+        yield show
 
 
 def output_folder() -> Path:
