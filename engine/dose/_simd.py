@@ -87,7 +87,9 @@ def chunks_add(typingctx, values, columns, first, last, factor, total, base):
             dose, column = _chunk(builder, v, c, loop.index)
             place = float8_at(builder, t, column)
             term = builder.fmul(dose, factor8, flags=FAST)
-            builder.store(builder.fadd(builder.load(place, align=4), term, flags=FAST), place, align=4)
+            builder.store(
+                builder.fadd(builder.load(place, align=4), term, flags=FAST), place, align=4
+            )
         return context.get_dummy_value()
 
     return sig, codegen

@@ -1,6 +1,7 @@
 """The interface that every dose engine declares."""
 
-from typing import Literal, Protocol, Sequence
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -39,4 +40,4 @@ class DoseEngine(Protocol):
         quantities: Sequence[str] = ("dose",),
         voxels: np.ndarray | None = None,
     ) -> InfluenceMatrix:
-        """Dose per particle of each spot in ``voxels`` (flat indices, ascending; body by default)."""
+        """Dose per particle of each spot in ``voxels``: ascending flat indices, or the body."""

@@ -237,7 +237,9 @@ class InfluenceMatrix:
     def _padded_weights(self, weights: np.ndarray) -> np.ndarray:
         weights = np.ascontiguousarray(weights)
         if weights.shape != (self.n_spots,):
-            raise ValueError(f"weights have shape {weights.shape}, the matrix {self.n_spots} spots.")
+            raise ValueError(
+                f"weights have shape {weights.shape}, the matrix {self.n_spots} spots."
+            )
         padded = np.zeros(self.n_spots + LANES * self.n_beams, np.float32)
         kernels.pad_weights(weights, self.scale, self._column_of, padded)
         return padded

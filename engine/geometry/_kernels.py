@@ -30,7 +30,9 @@ def _first_cell(position, slope, size, enter):
 
 
 @njit(**OPTIONS)
-def trace_block(block, cuts, rsp, lower, spacing, origin, step_u, step_v, source, n_u, stations, wet):
+def trace_block(
+    block, cuts, rsp, lower, spacing, origin, step_u, step_v, source, n_u, stations, wet
+):
     """Water-equivalent path from outside to every station of the rays of one block.
 
     ``origin`` (3,) is the isoplane point of ray 0, ``step_u`` and ``step_v`` (3,) lead to its

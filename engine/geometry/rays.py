@@ -104,13 +104,18 @@ def radiological_depth(
     ).at(u, v, t)
 
 
-def _stations_through(grid: Grid, frame: BeamFrame, step_mm: float) -> tuple[float, int]:
+def along_range_mm(grid: Grid, frame: BeamFrame) -> tuple[float, float]:
+    """Least and largest t of a grid's box, upstream no farther than a tenth short of the source."""
     lower, upper = grid.lower_mm, grid.upper_mm
     corners = np.array([[x, y, z] for x in (lower[0], upper[0]) for y in (lower[1], upper[1])
                         for z in (lower[2], upper[2])])  # fmt: skip
     along = (corners - frame.isocenter_mm) @ frame.direction
-    t0 = max(float(along.min()), -0.9 * frame.source_mm)
-    return t0, int(np.ceil((along.max() - t0) / step_mm)) + 2
+    return max(float(along.min()), -0.9 * frame.source_mm), float(along.max())
+
+
+def _stations_through(grid: Grid, frame: BeamFrame, step_mm: float) -> tuple[float, int]:
+    t0, t1 = along_range_mm(grid, frame)
+    return t0, int(np.ceil((t1 - t0) / step_mm)) + 2
 
 
 def _cuts(n: int) -> np.ndarray:

@@ -5,8 +5,9 @@ a layer's spots are the raster points whose distance to the layer's part of the 
 beam's eye view, is within the lateral margin.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Sequence
+from typing import Literal
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -130,7 +131,8 @@ class _Field:
         for layer, energy in enumerate(layers):
             inside = bins == layer
             if inside.any():
-                v, u = _raster_over(self.u[inside], self.v[inside], spacing, margin, settings.pattern)
+                u, v = self.u[inside], self.v[inside]
+                v, u = _raster_over(u, v, spacing, margin, settings.pattern)
                 rows.append(np.column_stack([np.full(len(u), energy), v, u]))
         return np.concatenate(rows)
 
@@ -142,8 +144,8 @@ class _Field:
         if deepest > machine.range_mm[-1]:
             raise ValueError(
                 f"the target reaches {deepest:.0f} mm of water from gantry "
-                f"{self.beam.gantry_deg:g}°, beyond {machine.name}'s {machine.range_mm[-1]:.0f} mm; "
-                "choose another angle."
+                f"{self.beam.gantry_deg:g}°, beyond {machine.name}'s "
+                f"{machine.range_mm[-1]:.0f} mm; choose another angle."
             )
         energy = int(np.searchsorted(machine.range_mm, deepest))
         chosen = [energy]
@@ -192,13 +194,16 @@ def _with_shifter(
     return replace(beam, range_shifter=name, shifter_exit_mm=skin - beam.air_gap_mm)
 
 
-def _raster_over(u, v, spacing: float, margin: float, pattern: str) -> tuple[np.ndarray, np.ndarray]:
+def _raster_over(
+    u, v, spacing: float, margin: float, pattern: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Raster points (v, u) within the margin of the shadow of points, rising v, then rising u."""
     pad = margin + 2 * RASTER_MM
     u0, v0 = u.min() - pad, v.min() - pad
     shape = (int((v.max() + pad - v0) / RASTER_MM) + 2, int((u.max() + pad - u0) / RASTER_MM) + 2)
     empty = np.ones(shape, bool)
-    empty[((v - v0) / RASTER_MM + 0.5).astype(int), ((u - u0) / RASTER_MM + 0.5).astype(int)] = False
+    drawn_v, drawn_u = (((a - a0) / RASTER_MM + 0.5).astype(int) for a, a0 in ((v, v0), (u, u0)))
+    empty[drawn_v, drawn_u] = False
     distance = distance_transform_edt(empty, sampling=RASTER_MM)
     pitch_v = spacing * (np.sqrt(0.75) if pattern == "hexagonal" else 1.0)
     lines = np.arange(np.ceil((v.min() - margin) / pitch_v), (v.max() + margin) / pitch_v)

@@ -10,16 +10,15 @@ negative ones would cost more than the look-up.
 import numpy as np
 from numba import njit
 
-from engine.dose.pencil_beam._simd import write_chunk
+from engine.dose.pencil_beam._simd import ROUNDING, count_lines, find_chunks, write_chunk
 
 OPTIONS = dict(cache=True, nogil=True, error_model="numpy")
-ONE = np.uint64(1)
+ONE, EIGHT = np.uint64(1), np.uint64(8)
 CUMULATIVE, DOSE, SCATTER, HALO_WEIGHT, HALO_VARIANCE, REACH2 = (np.uint64(c) for c in range(6))
 N_TABLE = 6
 THIN_MM = np.float32(0.2)  # below this water-equivalent thickness a voxel is a point
 LOG2E = np.float32(1.4426950408889634)
 ZERO, HALF, WHOLE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
-ROUNDING = np.float32(1e-3)  # of a pitch: spots at the very edge of the reach belong to it
 
 
 @njit(**OPTIONS)
@@ -67,15 +66,6 @@ def _first_line(layer, v_low, v_first, v_inverse, line_at, line_at_start):
 
 
 @njit(**OPTIONS)
-def _spots_between(u_first, u_inverse, count, u_low, u_high):
-    """First and one past the last spot of an even line within [u_low, u_high]."""
-    top = np.float32(count)
-    low = np.ceil((u_low - u_first) * u_inverse - ROUNDING)
-    high = np.floor((u_high - u_first) * u_inverse + ROUNDING) + WHOLE
-    return np.int32(min(max(low, ZERO), top)), np.int32(min(max(high, ZERO), top))
-
-
-@njit(**OPTIONS)
 def count_block(
     block, cuts, beam, u, v, t, z_in, z_out, source, table, inverse_step, air, air_ref,
     voxel_variance, z_end, box, v_first, v_inverse, line_at, line_at_start, layer_line, line_v,
@@ -101,14 +91,12 @@ def count_block(
                 ):  # fmt: skip
                     continue
                 line = _first_line(layer, y - reach, v_first, v_inverse, line_at, line_at_start)
-                while line < layer_line[layer + ONE] and line_v[line] <= y + reach:
-                    dy = line_v[line] - y
-                    half = np.sqrt(max(reach2 - dy * dy, ZERO))
-                    low, high = _spots_between(
-                        line_u[line], line_inverse[line], line_count[line], x - half, x + half
+                stop = layer_line[layer + ONE]
+                while line < stop and line_v[line] <= y + reach:
+                    n += count_lines(
+                        line_v, line_u, line_inverse, line_count, line, stop, x, y, reach, reach2
                     )
-                    n += max(high - low + np.int32(7), np.int32(0)) >> 3
-                    line += ONE
+                    line += EIGHT
         counts[row, np.uint64(beam)] = n
 
 
@@ -118,13 +106,10 @@ def fill_block(
     voxel_variance, z_end, box, v_first, v_inverse, line_at, line_at_start, layer_line, line_v,
     line_u, line_column, line_count, line_inverse, spot_u, n_beams, start, columns, values,
 ):  # fmt: skip
-    """Write the chunks of every row of one block for one beam.
-
-    A line's last chunk gives its spare lanes to real spots on both sides while the line has any:
-    they cost nothing and lose less dose.
-    """
+    """Write the chunks of every row of one block for one beam."""
     n_layers = np.uint64(len(z_end))
-    eight = np.int32(8)
+    n_chunks, first_spot = np.empty(8, np.int32), np.empty(8, np.int32)
+    distance2 = np.empty(8, np.float32)
     for row in range(np.uint64(cuts[block]), np.uint64(cuts[block + 1])):
         place = row * n_beams + np.uint64(beam)
         chunk = start[place]
@@ -152,25 +137,26 @@ def fill_block(
             k2 = -HALF * LOG2E / (isoplane * isoplane * h2)
             core, halo = dose * (WHOLE - weight) / s2, dose * weight / h2
             line = _first_line(layer, y - reach, v_first, v_inverse, line_at, line_at_start)
-            while line < layer_line[layer + ONE] and line_v[line] <= y + reach:
-                dy2 = (line_v[line] - y) * (line_v[line] - y)
-                half = np.sqrt(max(reach2 - dy2, ZERO))
-                count = np.int32(line_count[line])
-                low, high = _spots_between(
-                    line_u[line], line_inverse[line], line_count[line], x - half, x + half
-                )
-                n = max(high - low + np.int32(7), np.int32(0)) >> 3
-                spare = eight * n - (high - low)
-                low = min(max(low - (spare >> 1), np.int32(0)), max(count - eight * n, np.int32(0)))
-                for c in range(n):
-                    first = low + eight * np.int32(c)
-                    column = line_column[line] + np.uint64(first)
-                    columns[chunk] = column
-                    write_chunk(
-                        values, chunk, spot_u, column, count - first, x, k1, k2, core, halo, dy2
-                    )
-                    chunk += ONE
-                line += ONE
+            stop = layer_line[layer + ONE]
+            while line < stop and line_v[line] <= y + reach:
+                find_chunks(
+                    line_v, line_u, line_inverse, line_count, line, stop, x, y, reach, reach2,
+                    n_chunks, first_spot, distance2,
+                )  # fmt: skip
+                for lane in range(min(stop - line, EIGHT)):
+                    first = first_spot[lane]
+                    valid = np.int32(line_count[line + lane]) - first
+                    column = line_column[line + lane] + np.uint64(first)
+                    for _ in range(n_chunks[lane]):
+                        columns[chunk] = column
+                        write_chunk(
+                            values, chunk, spot_u, column, valid, x, k1, k2, core, halo,
+                            distance2[lane],
+                        )  # fmt: skip
+                        chunk += ONE
+                        column += EIGHT
+                        valid -= np.int32(8)
+                line += EIGHT
 
 
 @njit(**OPTIONS)

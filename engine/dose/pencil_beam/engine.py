@@ -5,8 +5,8 @@ not seen (Hong et al., Phys. Med. Biol. 41 (1996) 1305); behind air cavities and
 of a few percent and millimeters. Doses are averaged over the voxel's thickness and width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from engine.dose.pencil_beam import _kernels as kernels
 from engine.dose.pencil_beam.layers import BeamLayers, beam_layers
 from engine.geometry.coordinates import BeamFrame, beam_frame
 from engine.geometry.plan import Plan
-from engine.geometry.rays import project_voxels, trace_field
+from engine.geometry.rays import along_range_mm, project_voxels, trace_field
 from engine.geometry.scenarios import NOMINAL, Scenario
 from engine.parallel import run_blocks
 from engine.patient.ct import Calibration, SchneiderCalibration, rsp_volume
@@ -55,7 +55,8 @@ class PencilBeamEngine:
         voxels = body_voxels(patient, grid) if voxels is None else _checked_voxels(voxels, grid)
         rsp = rsp_volume(patient, self.calibration) * np.float32(scenario.density_scale)
         beams = [
-            self._trace(patient, plan, grid, scenario, rsp, voxels, b) for b in range(len(plan.beams))
+            self._trace(patient, plan, grid, scenario, rsp, voxels, beam)
+            for beam in range(len(plan.beams))
         ]
         return _assemble(plan, grid, voxels, beams)
 
@@ -73,7 +74,8 @@ class PencilBeamEngine:
         rsp = rsp_volume(patient, self.calibration) * np.float32(scenario.density_scale)
         volume = np.zeros(grid.size, np.float32)
         beams = [
-            self._trace(patient, plan, grid, scenario, rsp, voxels, b) for b in range(len(plan.beams))
+            self._trace(patient, plan, grid, scenario, rsp, voxels, beam)
+            for beam in range(len(plan.beams))
         ]
         for first in range(0, len(voxels), ROWS_PER_BATCH):
             part = slice(first, first + ROWS_PER_BATCH)
@@ -84,8 +86,9 @@ class PencilBeamEngine:
     def _trace(self, patient, plan, grid, scenario, rsp, voxels, beam) -> "_BeamRows":
         """Where every voxel lies in one beam's eye view, and behind how much water."""
         frame = beam_frame(plan.beams[beam], plan.machine.virtual_source_mm, scenario.shift_mm)
-        layers = beam_layers(plan, beam, self.lateral_cutoff, _voxel_variance(grid, frame))
-        reach = layers.largest_reach_mm * 1.5  # the isoplane's millimeters are smaller upstream
+        variance, along = _voxel_variance(grid, frame), along_range_mm(grid, frame)
+        layers = beam_layers(plan, beam, self.lateral_cutoff, variance, along)
+        reach = layers.largest_reach_mm
         u_range = (layers.box[:, 0].min() - reach, layers.box[:, 1].max() + reach)
         v_range = (layers.box[:, 2].min() - reach, layers.box[:, 3].max() + reach)
         wet = trace_field(rsp, patient.grid, frame, u_range, v_range, self.ray_pitch_mm)
@@ -98,6 +101,8 @@ def body_voxels(patient: Patient, grid: Grid) -> np.ndarray:
     """Voxels of a dose grid that lie at least half in the body or its supports, uint32."""
     masks = [s.mask for s in patient.structures.values() if s.role in ("external", "support")]
     body = np.logical_or.reduce(masks)
+    if grid == patient.grid:
+        return np.flatnonzero(body).astype(np.uint32)
     return np.flatnonzero(resample_fraction(body, patient.grid, grid) >= 0.5).astype(np.uint32)
 
 
@@ -131,9 +136,7 @@ def _assemble(plan: Plan, grid: Grid, voxels: np.ndarray, beams: list[_BeamRows]
     cuts = np.linspace(0, n_rows, N_BLOCKS + 1).astype(np.int64)
     counts = np.empty((n_rows, n_beams), np.uint32)
     for b, beam in enumerate(beams):
-        run_blocks(
-            kernels.count_block, N_BLOCKS, cuts, b, *beam.arguments(grid), counts
-        )
+        run_blocks(kernels.count_block, N_BLOCKS, cuts, b, *beam.arguments(grid), counts)
     start = np.empty(n_rows * n_beams + 1, np.uint64)
     n_chunks = int(kernels.chunk_starts(counts, start))
     columns, values = np.empty(n_chunks, np.uint16), np.empty(n_chunks * LANES, np.uint16)

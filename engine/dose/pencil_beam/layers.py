@@ -25,12 +25,15 @@ class BeamLayers:
     box: np.ndarray  # (n_layers, 4): u low, u high, v low, v high in mm
     scale: np.ndarray  # (n_spots,) Gy per particle at root 1
     raster: "Raster"
-    largest_reach_mm: float
+    largest_reach_mm: float  # in the isocenter plane
 
 
 @dataclass(frozen=True, eq=False)
 class Raster:
-    """Lines of evenly spaced spots at one v, sorted by layer and rising v, (n_lines,)."""
+    """Lines of evenly spaced spots at one v, sorted by layer and rising v, (n_lines + 8,).
+
+    Eight lines are read at a time, so eight spare ones without spots follow the last.
+    """
 
     layer_line: np.ndarray  # (n_layers + 1,) uint64, first line of every layer
     v_mm: np.ndarray
@@ -52,8 +55,20 @@ class Raster:
         )  # fmt: skip
 
 
-def beam_layers(plan: Plan, beam: int, lateral_cutoff: float, voxel_variance: float) -> BeamLayers:
-    """Tables and raster of one beam; ``lateral_cutoff`` is the share of dose beyond the reach."""
+def beam_layers(
+    plan: Plan,
+    beam: int,
+    lateral_cutoff: float,
+    voxel_variance: float,
+    along_mm: tuple[float, float],
+) -> BeamLayers:
+    """Tables and raster of one beam; ``lateral_cutoff`` is the share of dose beyond the reach.
+
+    ``along_mm`` bounds the dose grid along the beam, t from the isocenter: what is tabulated must
+    not depend on which of its voxels are asked for.
+    """
+    exit_mm = plan.beams[beam].shifter_exit_mm
+    along_mm = (max(along_mm[0], -np.inf if exit_mm is None else exit_mm), along_mm[1])
     columns = plan.beam_slice(beam)
     n_spots = columns.stop - columns.start
     if n_spots > MAX_SPOTS_PER_BEAM:
@@ -65,7 +80,8 @@ def beam_layers(plan: Plan, beam: int, lateral_cutoff: float, voxel_variance: fl
     _check_order(beam, energy, u, v)
     layer_first = _starts(energy[1:] != energy[:-1], n_spots)
     layer_kernels = [_kernel(plan, beam, int(energy[f])) for f in layer_first[:-1]]
-    tables, scale, reach = _tables(layer_kernels, lateral_cutoff, voxel_variance)
+    tables, scale, reach = _tables(layer_kernels, lateral_cutoff, voxel_variance, along_mm)
+    source = plan.machine.virtual_source_mm
     air = np.array([k.air_variance for k in layer_kernels], np.float32).reshape(-1, 3)
     box = [
         (u[a:b].min(), u[a:b].max(), v[a:b].min(), v[a:b].max())
@@ -80,7 +96,7 @@ def beam_layers(plan: Plan, beam: int, lateral_cutoff: float, voxel_variance: fl
         box=np.array(box, np.float32),
         scale=np.repeat(scale, np.diff(layer_first)).astype(np.float32),
         raster=_raster(layer_first, u, v),
-        largest_reach_mm=reach,
+        largest_reach_mm=reach * source / (source + along_mm[0]),
     )
 
 
@@ -105,17 +121,22 @@ def _raster(layer_first: np.ndarray, u: np.ndarray, v: np.ndarray) -> Raster:
         v_first.append(line_v[a])
     return Raster(
         layer_line=layer_line.astype(np.uint64),
-        v_mm=line_v,
-        u_mm=u[line_start[:-1]].astype(np.float32),
-        column=line_start[:-1].astype(np.uint64),
-        count=np.diff(line_start).astype(np.uint32),
-        u_inverse=np.full(len(line_v), 1.0 / pitch, np.float32),
+        v_mm=_padded(line_v, np.float32),
+        u_mm=_padded(u[line_start[:-1]], np.float32),
+        column=_padded(line_start[:-1], np.uint64),
+        count=_padded(np.diff(line_start), np.uint32),
+        u_inverse=_padded(np.full(len(line_v), 1.0 / pitch), np.float32),
         v_first=np.array(v_first, np.float32),
         v_inverse=np.float32(1.0 / v_pitch),
         line_at=np.concatenate(tables).astype(np.uint64),
         line_at_start=np.cumsum([0] + [len(t) for t in tables]).astype(np.uint64),
-        spot_u=np.concatenate([u, np.zeros(LANES)]).astype(np.float32),
+        spot_u=_padded(u, np.float32),
     )
+
+
+def _padded(values: np.ndarray, kind) -> np.ndarray:
+    """A copy with eight spare zeros at the end."""
+    return np.concatenate([values, np.zeros(LANES)]).astype(kind)
 
 
 def _kernel(plan: Plan, beam: int, energy_index: int) -> LayerKernel:
@@ -131,7 +152,7 @@ def _kernel(plan: Plan, beam: int, energy_index: int) -> LayerKernel:
     return layer_kernel(plan.machine, energy_index, shifter, setup.shifter_exit_mm)
 
 
-def _tables(layer_kernels: list[LayerKernel], cutoff: float, voxel_variance: float):
+def _tables(layer_kernels: list[LayerKernel], cutoff: float, voxel_variance: float, along_mm):
     """Depth tables in units of squared 16-bit roots, the roots' scale, and the largest reach."""
     n_depths = max(len(k.depth_dose_mev_cm2_g) for k in layer_kernels)
     table = np.zeros((len(layer_kernels), n_depths, kernels.N_TABLE), np.float32)
@@ -139,7 +160,7 @@ def _tables(layer_kernels: list[LayerKernel], cutoff: float, voxel_variance: flo
     for i, k in enumerate(layer_kernels):
         n = len(k.depth_dose_mev_cm2_g)
         dose = k.depth_dose_mev_cm2_g.astype(np.float64) * GY_MM2_PER_MEV_CM2_G / (2 * np.pi)
-        in_air, smallest_air = k.air_variance[0], _smallest_air(k.air_variance)
+        in_air, (smallest_air, largest_air) = k.air_variance[0], _air_extremes(k, along_mm)
         core = k.scatter_variance_mm2 + voxel_variance
         halo = k.halo_variance_mm2 + voxel_variance
         w = k.halo_weight
@@ -153,24 +174,31 @@ def _tables(layer_kernels: list[LayerKernel], cutoff: float, voxel_variance: flo
         for c, column in enumerate(columns):
             table[i, :n, c] = column
             table[i, n:, c] = 0.0 if c == kernels.DOSE else column[-1]
-        largest = max(largest, float(np.sqrt(reach2.max())))
+        growth = max(largest_air / in_air, 1.0)  # the scattered part grows less
+        largest = max(largest, float(np.sqrt(reach2.max() * growth)))
     return table, scale, largest
 
 
 def _reach2(core, halo, weight, cutoff: float) -> np.ndarray:
-    """Radius² in mm² beyond which the share ``cutoff`` of a double Gaussian lies, (n_depths,)."""
-    low, high = np.zeros_like(core, dtype=np.float64), 2 * halo * -np.log(cutoff)
-    for _ in range(40):
-        middle = 0.5 * (low + high)
-        beyond = (1 - weight) * np.exp(-middle / (2 * core)) + weight * np.exp(-middle / (2 * halo))
-        low, high = np.where(beyond > cutoff, middle, low), np.where(beyond > cutoff, high, middle)
-    return high
+    """Radius² in mm² beyond which the share ``cutoff`` of a double Gaussian lies, (n_depths,).
+
+    Newton on the logarithm, convex and nearly straight, from the reach of the wider of the two.
+    """
+    w = np.maximum(np.asarray(weight, dtype=np.float64), 1e-30)
+    reach2 = np.maximum(2 * core * np.log((1 - w) / cutoff), 2 * halo * np.log(w / cutoff))
+    for _ in range(6):
+        inner, outer = (1 - w) * np.exp(-reach2 / (2 * core)), w * np.exp(-reach2 / (2 * halo))
+        beyond, slope = inner + outer, inner / (2 * core) + outer / (2 * halo)
+        reach2 += np.log(beyond / cutoff) * beyond / slope
+    return reach2
 
 
-def _smallest_air(polynomial: tuple[float, float, float]) -> float:
-    """Least in-air variance within 250 mm of the isocenter."""
-    t = np.linspace(-250.0, 250.0, 101)
-    return float(np.polyval(polynomial[::-1], t).min())
+def _air_extremes(k: LayerKernel, along_mm: tuple[float, float]) -> tuple[float, float]:
+    """Least and largest in-air variance between two places along the beam, mm²."""
+    _, b, c = k.air_variance
+    waist = np.clip(-b / (2 * c), *along_mm) if c > 0 else along_mm[0]
+    air = k.air_variance_mm2(np.array([*along_mm, waist]))
+    return float(air.min()), float(air.max())
 
 
 def _end(k: LayerKernel) -> float:
