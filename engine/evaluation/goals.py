@@ -33,11 +33,15 @@ _ORGANS = {
 }  # fmt: skip
 
 
-def head_and_neck_goals(patient: Patient, ring: str = RING) -> tuple[Goal, ...]:
-    """Goals for the targets and organs that a patient has, and for ring and body.
+def head_and_neck_goals(
+    patient: Patient, ring: str = RING, integral: bool = False
+) -> tuple[Goal, ...]:
+    """Goals for the targets and organs that a patient has, and for normal tissue.
 
-    Every target D95 ≥ 95 %, the highest one D2 ≤ 107 %. The two normal-tissue goals have no
-    published limit. Their structures, ``ring`` and the external contour, must be evaluated too.
+    Every target D95 ≥ 95 %, the highest one D2 ≤ 107 %. The normal-tissue goals have no published
+    limit. The structure ``ring`` must be evaluated too; ``integral`` adds the mean dose of the
+    body, which only anchors of the same case make a score of (a scan that ends at the target's
+    edge holds little else).
     """
     goals = [Goal(t, "D95%[%]", 95.0, "at least", _COVERAGE, "target") for t in patient.targets]
     goals.append(Goal(patient.targets[0], "D2%[%]", 107.0, "at most", _HOT_SPOT, "target"))
@@ -45,18 +49,21 @@ def head_and_neck_goals(patient: Patient, ring: str = RING) -> tuple[Goal, ...]:
         if _base(name) in _ORGANS:
             metric, limit, source = _ORGANS[_base(name)]
             goals.append(Goal(name, metric, limit, "at most", source))
-    return tuple(goals) + normal_tissue_goals(patient, ring)
+    return tuple(goals) + normal_tissue_goals(patient, ring, integral)
 
 
-def normal_tissue_goals(patient: Patient, ring: str = RING) -> tuple[Goal, ...]:
-    """Mean dose of the ring and of the whole body (the integral dose), relative to the highest
+def normal_tissue_goals(
+    patient: Patient, ring: str = RING, integral: bool = False
+) -> tuple[Goal, ...]:
+    """Mean dose of the ring and, if wished, of the whole body, relative to the highest
     prescription; the limits are a convention of this package.
     """
     convention = "convention of this package; no published limit"
-    return (
-        Goal(ring, "Mean[%]", 50.0, "at most", convention, "normal tissue"),
-        Goal(patient.external.name, "Mean[%]", 15.0, "at most", convention, "normal tissue"),
-    )
+    goals = [Goal(ring, "Mean[%]", 50.0, "at most", convention, "normal tissue")]
+    if integral:
+        body = patient.external.name
+        goals.append(Goal(body, "Mean[%]", 15.0, "at most", convention, "normal tissue"))
+    return tuple(goals)
 
 
 def _base(name: str) -> str:

@@ -147,7 +147,7 @@ def _goals(patient: Patient, names: list[str]) -> tuple[Goal, ...]:
     """The default goals on what the case scores; integral dose is the mean over all of it."""
     goals = [
         replace(g, structure=BODY) if g.structure == patient.external.name else g
-        for g in head_and_neck_goals(patient, RING)
+        for g in head_and_neck_goals(patient, RING, integral=True)
     ]
     return tuple(g for g in goals if g.structure in names)
 

@@ -60,5 +60,7 @@ def test_organs_that_are_absent_or_unknown_have_no_goal():
 def test_every_goal_names_its_source_and_normal_tissue_is_among_them():
     goals = head_and_neck_goals(patient_with("SpinalCord"))
     assert all(goal.source for goal in goals)
-    assert {g.structure for g in goals if g.group == "normal tissue"} == {"zRing", "External"}
+    assert {g.structure for g in goals if g.group == "normal tissue"} == {"zRing"}
+    with_body = head_and_neck_goals(patient_with("SpinalCord"), integral=True)
+    assert {g.structure for g in with_body if g.group == "normal tissue"} == {"zRing", "External"}
     assert Scorecard(goals).weights().sum() == pytest.approx(1.0)
