@@ -1,0 +1,34 @@
+"""The README's example is what it shows, and its commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def python_blocks():
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_example_runs_and_prints_a_score(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PTENV_CACHE", str(tmp_path))
+    (example,) = python_blocks()
+    exec(compile(example, str(README), "exec"), {"__name__": "__main__"})
+    assert "score" in capsys.readouterr().out
+
+
+def test_every_command_it_names_exists():
+    text = README.read_text(encoding="utf-8")
+    commands = set(re.findall(r"\bptenv ([a-z]+)\b(?= |`|$)", text, re.MULTILINE))
+    scripts = Path(README.parent / "scripts")
+    missing = [c for c in commands if not (scripts / f"{c}.py").exists()]
+    assert commands
+    assert not missing
+
+
+@pytest.mark.parametrize("target", ["docs/plan.png", "LICENSE", "CHANGELOG.md", "CITATION.cff"])
+def test_what_it_links_to_is_there(target):
+    assert target in README.read_text(encoding="utf-8")
+    assert (README.parent / target).exists()
