@@ -125,11 +125,13 @@ class _Field:
         spacing = settings.spot_spacing_mm or self._auto_spacing(layers, settings)
         margin = spacing if settings.lateral_margin_mm is None else settings.lateral_margin_mm
         ranges = self.machine.range_mm[layers] - self.shifter_wet_mm
-        edges = 0.5 * (ranges[1:] + ranges[:-1])  # falling, between neighbouring layers
-        bins = np.searchsorted(-edges, -self.depth)
+        edges = np.concatenate([[np.inf], 0.5 * (ranges[1:] + ranges[:-1]), [-np.inf]])
+        deepest, shallowest = (
+            self.depth + settings.distal_margin_mm, self.depth - settings.proximal_margin_mm
+        )  # fmt: skip
         rows = []
-        for layer, energy in enumerate(layers):
-            inside = bins == layer
+        for energy, above, below in zip(layers, edges, edges[1:]):
+            inside = (deepest >= below) & (shallowest < above)
             if inside.any():
                 u, v = self.u[inside], self.v[inside]
                 v, u = _raster_over(u, v, spacing, margin, settings.pattern)
