@@ -63,4 +63,6 @@ def _parse(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"PTENV_THREADS={text!r} is no whole number; unset it or give 1, 2, …")
+        raise ValueError(
+            f"PTENV_THREADS={text!r} is no whole number; unset it or give 1, 2, …"
+        ) from None

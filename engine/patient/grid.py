@@ -83,7 +83,7 @@ class Grid:
         return Grid(tuple(shape), tuple(spacing), tuple(origin))
 
     def cropped(self, mask: np.ndarray, margin_mm: float = 0.0) -> "tuple[Grid, tuple[slice, ...]]":
-        """The smallest grid around a mask (nz, ny, nx) plus a margin, and the slices that cut it."""
+        """The smallest grid around a mask (nz, ny, nx) plus a margin, and the slices that cut."""
         mask = np.asarray(mask)
         if mask.shape != self.shape:
             raise ValueError(f"mask has shape {mask.shape}, the grid {self.shape}.")

@@ -1,8 +1,9 @@
 """Who is treated: CT, structures and prescription on one grid."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal, Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -27,7 +28,9 @@ class Structure:
 
     def __post_init__(self):
         if self.role not in ROLES:
-            raise ValueError(f"role={self.role!r} of {self.name!r} is unknown; choose from {ROLES}.")
+            raise ValueError(
+                f"role={self.role!r} of {self.name!r} is unknown; choose from {ROLES}."
+            )
         if np.asarray(self.mask).dtype != bool or np.ndim(self.mask) != 3:
             raise ValueError(f"mask of {self.name!r} must be a boolean volume (nz, ny, nx).")
 
@@ -70,7 +73,7 @@ class Patient:
         for target, dose_gy in self.prescription_gy.items():
             if target not in self.structures or self.structures[target].role != "target":
                 raise ValueError(
-                    f"prescription names {target!r}, which is no target; targets are {self.targets}."
+                    f"prescription names {target!r}, which is no target; targets: {self.targets}."
                 )
             if not (np.isfinite(dose_gy) and dose_gy > 0):
                 raise ValueError(
@@ -101,7 +104,8 @@ class Patient:
     def mask(self, name: str) -> np.ndarray:
         """Mask (nz, ny, nx) of one structure."""
         if name not in self.structures:
-            raise KeyError(f"structure {name!r} is unknown; this patient has {list(self.structures)}.")
+            known = list(self.structures)
+            raise KeyError(f"structure {name!r} is unknown; this patient has {known}.")
         return self.structures[name].mask
 
     def target_union(self) -> np.ndarray:
