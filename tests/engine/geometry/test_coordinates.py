@@ -34,7 +34,7 @@ def test_a_beam_comes_from_where_iec_61217_says(gantry_deg, direction, u_axis):
 
 def test_the_couch_turns_counterclockwise_seen_from_above():
     # IEC 61217 patient support: positive about the upward axis. At couch 90 a patient on his back
-    # has his head to the room's -x (it was +y), so the room's +x, where gantry 90 stands, sees feet.
+    # has his head to the room's -x (it was +y); the room's +x, where gantry 90 stands, sees feet.
     view = frame(gantry_deg=90, couch_deg=90)
     np.testing.assert_allclose(view.direction, SUPERIOR, atol=1e-12)  # from the feet to the head
     np.testing.assert_allclose(view.v_axis, LEFT, atol=1e-12)  # the room's +y is the patient's left
