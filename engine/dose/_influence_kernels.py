@@ -1,7 +1,7 @@
 """Products with an influence matrix stored as voxel-major rows of eight-spot chunks.
 
 Row r, beam b owns the chunks ``start[r·B + b] … start[r·B + b + 1] − 1``; a chunk covers the
-eight padded columns ``base[b] + column … + 7``. Row blocks are cut beforehand, so sums across
+eight places ``base[b] + column … + 7``, with ``base`` (n_beams + 1,). Row blocks are cut beforehand, so sums across
 blocks have a fixed order.
 """
 
@@ -17,8 +17,8 @@ LANES = np.uint64(8)
 
 @njit(**OPTIONS)
 def dose_block(block, cuts, start, columns, values, base, first_beam, last_beam, weights, dose):
-    """Dose of the rows of one block from the padded, scaled weights."""
-    n_beams = np.uint64(len(base))
+    """Dose of the rows of one block from the scaled weights at their places."""
+    n_beams = np.uint64(len(base) - 1)
     for row in range(cuts[block], cuts[block + 1]):
         total = np.float32(0.0)
         for beam in range(first_beam, last_beam):
@@ -31,8 +31,8 @@ def dose_block(block, cuts, start, columns, values, base, first_beam, last_beam,
 def adjoint_block(
     block, cuts, start, columns, values, base, first_beam, last_beam, row_gradient, partial
 ):
-    """Σ rows of the block: gradient over padded columns, in ``partial[block]``."""
-    n_beams = np.uint64(len(base))
+    """Σ rows of the block: gradient over places, in ``partial[block]``."""
+    n_beams = np.uint64(len(base) - 1)
     mine = partial[block]
     mine[:] = np.float32(0.0)
     for row in range(cuts[block], cuts[block + 1]):
@@ -50,7 +50,7 @@ def penalty_block(
     term_start, level, term_weight, side, value, partial,
 ):  # fmt: skip
     """Value and gradient of the row penalties of one block, reading the matrix once."""
-    n_beams = np.uint64(len(base))
+    n_beams = np.uint64(len(base) - 1)
     mine = partial[block]
     mine[:] = np.float32(0.0)
     total = 0.0
@@ -133,7 +133,7 @@ def count_row_nonzeros(start, n_beams, values, nonzeros):
 @njit(**OPTIONS)
 def largest_by_row(block, cuts, start, columns, values, base, scale, largest):
     """Largest entry of every row and beam, (n_rows, n_beams): equation (1) of Quarz 2024."""
-    n_beams = np.uint64(len(base))
+    n_beams = np.uint64(len(base) - 1)
     for row in range(cuts[block], cuts[block + 1]):
         for beam in range(n_beams):
             k = row * n_beams + beam

@@ -18,7 +18,7 @@ from ptenv.cases.anchors import Anchors
 GROUPS = ("target_high", "target_low", "serial", "optic", "gland", "other", "ring")
 BODY = "Body"  # every scored row: targets, organs and ring
 
-_INFLUENCE = ("voxels", "beam_starts", "start", "columns", "values", "scale")
+_INFLUENCE = ("voxels", "beam_starts", "start", "columns", "values", "scale", "place")
 _FEATURES = ("group", "depth_mm", "organ_distance_mm", "candidates", "start_weights", "hu")
 
 

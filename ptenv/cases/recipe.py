@@ -10,7 +10,7 @@ from engine.io.openkbp import read_patient
 from engine.patient.patient import Patient
 from engine.patient.phantoms import head_and_neck
 
-FORMAT = 1  # of what a case holds; a change of numbers anywhere behind it counts it up
+FORMAT = 3  # of what a case holds; a change of numbers anywhere behind it counts it up
 SPLITS = {"train": range(0, 10_000), "validation": range(10_000, 10_100), "test": range(20_000, 20_200)}
 PROCEDURAL = re.compile(r"head-and-neck-(\d+)")
 

@@ -147,7 +147,8 @@ def _assemble(plan: Plan, grid: Grid, voxels: np.ndarray, beams: list[_BeamRows]
         )  # fmt: skip
     beam_starts = np.searchsorted(plan.spot_beam, np.arange(n_beams + 1)).astype(np.int64)
     scale = np.concatenate([b.layers.scale for b in beams])
-    return InfluenceMatrix(grid, voxels, beam_starts, start, columns, values, scale)
+    place = np.concatenate([b.layers.raster.place for b in beams])
+    return InfluenceMatrix(grid, voxels, beam_starts, start, columns, values, scale, place)
 
 
 def _thickness(grid: Grid, frame: BeamFrame) -> np.float32:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.dose.influence import LANES, MAX_SPOTS_PER_BEAM, ROOT_MAX
+from engine.dose.influence import LANES, MAX_PLACES_PER_BEAM, ROOT_MAX
 from engine.dose.pencil_beam import _kernels as kernels
 from engine.geometry.plan import Plan
 from engine.machine.depth_kernels import LayerKernel, layer_kernel
@@ -38,14 +38,15 @@ class Raster:
     layer_line: np.ndarray  # (n_layers + 1,) uint64, first line of every layer
     v_mm: np.ndarray
     u_mm: np.ndarray  # of the first spot
-    column: np.ndarray  # uint64, of the first spot
+    column: np.ndarray  # uint64, place of the first spot
     count: np.ndarray  # uint32
     u_inverse: np.ndarray  # 1/pitch in 1/mm
     v_first: np.ndarray  # (n_layers,) mm, where a layer's table of lines begins
     v_inverse: np.float32  # 1/mm, of the tables' bins
     line_at: np.ndarray  # uint64, first line at or above every bin
     line_at_start: np.ndarray  # (n_layers + 1,) uint64
-    spot_u: np.ndarray  # (n_spots + 8,) mm
+    place: np.ndarray  # (n_spots,) uint16, of every spot in the influence matrix
+    spot_u: np.ndarray  # (n_places + 8,) mm, at the spots' places
 
     def arguments(self) -> tuple:
         """In the order in which the kernels take them."""
@@ -71,9 +72,9 @@ def beam_layers(
     along_mm = (max(along_mm[0], -np.inf if exit_mm is None else exit_mm), along_mm[1])
     columns = plan.beam_slice(beam)
     n_spots = columns.stop - columns.start
-    if n_spots > MAX_SPOTS_PER_BEAM:
+    if n_spots > MAX_PLACES_PER_BEAM:
         raise ValueError(
-            f"beam {beam} has {n_spots} spots, more than {MAX_SPOTS_PER_BEAM}; "
+            f"beam {beam} has {n_spots} spots, more than {MAX_PLACES_PER_BEAM}; "
             "widen the spot spacing or split the beam."
         )
     energy, u, v = plan.spot_energy[columns], plan.u_mm[columns], plan.v_mm[columns]
@@ -112,6 +113,9 @@ def _raster(layer_first: np.ndarray, u: np.ndarray, v: np.ndarray) -> Raster:
         line_start = np.arange(n_spots + 1)  # no raster at all: every spot is a line of its own
     line_v = v[line_start[:-1]].astype(np.float32)
     layer_line = np.searchsorted(line_start, layer_first)
+    line_place, place = _places(line_start)
+    spot_u = np.zeros(int(place[-1]) + 1 + LANES, np.float32)
+    spot_u[place] = u
     rows = np.diff(np.unique(line_v))
     v_pitch = max(float(rows.min()), 0.1) if len(rows) else 1.0
     tables, v_first = [], []
@@ -123,15 +127,29 @@ def _raster(layer_first: np.ndarray, u: np.ndarray, v: np.ndarray) -> Raster:
         layer_line=layer_line.astype(np.uint64),
         v_mm=_padded(line_v, np.float32),
         u_mm=_padded(u[line_start[:-1]], np.float32),
-        column=_padded(line_start[:-1], np.uint64),
+        column=_padded(line_place, np.uint64),
         count=_padded(np.diff(line_start), np.uint32),
         u_inverse=_padded(np.full(len(line_v), 1.0 / pitch), np.float32),
         v_first=np.array(v_first, np.float32),
         v_inverse=np.float32(1.0 / v_pitch),
         line_at=np.concatenate(tables).astype(np.uint64),
         line_at_start=np.cumsum([0] + [len(t) for t in tables]).astype(np.uint64),
-        spot_u=_padded(u, np.float32),
+        place=place.astype(np.uint16),
+        spot_u=spot_u,
     )
+
+
+def _places(line_start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Place of every line's first spot (n_lines,) and of every spot (n_spots,).
+
+    A line takes a whole number of chunks, as long as 16 bits can tell all the places apart.
+    """
+    count = np.diff(line_start)
+    width = -(-count // LANES) * LANES
+    if width.sum() > MAX_PLACES_PER_BEAM:
+        width = count
+    first = np.cumsum(width) - width
+    return first, np.repeat(first - line_start[:-1], count) + np.arange(line_start[-1])
 
 
 def _padded(values: np.ndarray, kind) -> np.ndarray:
