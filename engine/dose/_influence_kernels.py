@@ -1,8 +1,8 @@
 """Products with an influence matrix stored as voxel-major rows of eight-spot chunks.
 
 Row r, beam b owns the chunks ``start[r·B + b] … start[r·B + b + 1] − 1``; a chunk covers the
-eight places ``base[b] + column … + 7``, with ``base`` (n_beams + 1,). Row blocks are cut beforehand, so sums across
-blocks have a fixed order.
+eight places ``base[b] + column … + 7``, with ``base`` (n_beams + 1,). Row blocks are cut
+beforehand, so sums across blocks have a fixed order.
 """
 
 import numpy as np

@@ -54,9 +54,7 @@ def test_mini_case_build(benchmark, report):
     env = gym.make(MINI).unwrapped
     seeds = iter(range(9000, 9100))
     build_case(env.case_recipe(procedural_id(8999)))
-    benchmark.pedantic(
-        lambda: build_case(env.case_recipe(procedural_id(next(seeds)))), rounds=12
-    )
+    benchmark.pedantic(lambda: build_case(env.case_recipe(procedural_id(next(seeds)))), rounds=12)
     report(mean_s=benchmark.stats.stats.mean, max_s=benchmark.stats.stats.max)
 
 

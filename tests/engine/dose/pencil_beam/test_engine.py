@@ -142,6 +142,38 @@ def test_entries_are_the_formula_for_a_single_spot_and_a_single_line(tank, machi
         check_against_formula(tank, one_beam(energy_of(machine, 70), u, 2.0), tank.grid)
 
 
+def test_raster_lines_take_whole_chunks_of_places(tank, tank_plan):
+    influence = PencilBeamEngine().influence(tank, tank_plan, tank.grid)
+    for b in range(influence.n_beams):
+        part = tank_plan.beam_slice(b)
+        place = influence.place[part].astype(int)
+        assert np.all(np.diff(place) > 0)
+        new_line = (np.diff(tank_plan.v_mm[part]) != 0) | (
+            np.diff(tank_plan.spot_energy[part].astype(int)) != 0
+        )
+        assert not np.any(place[1:][new_line] % 8)
+
+
+def test_more_short_lines_than_places_make_the_same_dose(tank, machine, one_beam):
+    # 9000 lines of one spot would take 72 000 places of eight, more than 16 bits tell apart
+    random = np.random.default_rng(4)
+    energy = energy_of(machine, 60)
+    u, v = random.uniform(-20, 20, 9000), np.sort(random.uniform(-20, 20, 9000))
+    voxels = body_voxels(tank, tank.grid)[::97]
+    engine = PencilBeamEngine()
+    whole = engine.influence(tank, one_beam(energy, u, v), tank.grid, voxels=voxels)
+    assert int(whole.place[-1]) == 8999
+    halves = [
+        engine.influence(tank, one_beam(energy, u[part], v[part]), tank.grid, voxels=voxels)
+        for part in (slice(0, 4500), slice(4500, 9000))
+    ]
+    assert int(halves[0].place[-1]) == 8 * 4499
+    dose = [half @ np.ones(4500) for half in halves]
+    np.testing.assert_allclose(whole @ np.ones(9000), sum(dose), rtol=1e-3)
+    gradient = np.concatenate([half.adjoint(np.ones(len(voxels))) for half in halves])
+    np.testing.assert_allclose(whole.adjoint(np.ones(len(voxels))), gradient, rtol=2e-3)
+
+
 def gappy(machine, one_beam):
     """A raster of 5 mm from which two thirds of the spots are taken away at random."""
     u, v = np.meshgrid(np.arange(-30, 31, 5.0), np.arange(-30, 31, 5.0))
