@@ -31,12 +31,14 @@ def _first_cell(position, slope, size, enter):
 
 @njit(**OPTIONS)
 def trace_block(
-    block, cuts, rsp, lower, spacing, origin, step_u, step_v, source, n_u, stations, wet
-):
+    block, cuts, rsp, lower, spacing, isocenter, step_u, step_v, source, first_u, first_v, n_u,
+    stations, wet,
+):  # fmt: skip
     """Water-equivalent path from outside to every station of the rays of one block.
 
-    ``origin`` (3,) is the isoplane point of ray 0, ``step_u`` and ``step_v`` (3,) lead to its
-    neighbours, ``source`` (3,) is where all rays come from. A ray is point + s · (point − source),
+    Rays are counted from the one through ``isocenter`` (3,), from ``first_u`` and ``first_v`` on;
+    ``step_u`` and ``step_v`` (3,) lead to neighbours in the isoplane, ``source`` (3,) is where all
+    come from. A ray is point + s · (point − source),
     and ``stations`` (n,) ascending are values of s (0 at the isoplane); ``wet`` is (n_rays, n).
     Exact through voxels of constant RSP (Amanatides and Woo 1987).
     """
@@ -44,10 +46,10 @@ def trace_block(
     n = len(stations)
     first = (source[0] - lower[0], source[1] - lower[1], source[2] - lower[2])
     for ray in range(cuts[block], cuts[block + 1]):
-        i, j = ray % n_u, ray // n_u
-        px = origin[0] + i * step_u[0] + j * step_v[0] - lower[0]
-        py = origin[1] + i * step_u[1] + j * step_v[1] - lower[1]
-        pz = origin[2] + i * step_u[2] + j * step_v[2] - lower[2]
+        i, j = first_u + ray % n_u, first_v + ray // n_u
+        px = isocenter[0] + i * step_u[0] + j * step_v[0] - lower[0]
+        py = isocenter[1] + i * step_u[1] + j * step_v[1] - lower[1]
+        pz = isocenter[2] + i * step_u[2] + j * step_v[2] - lower[2]
         ax, ay, az = px - first[0], py - first[1], pz - first[2]
         length = np.sqrt(ax * ax + ay * ay + az * az)  # mm per unit of s
         px, ax = px / spacing[0], ax / spacing[0]

@@ -61,23 +61,29 @@ def trace_field(
     """Trace a field's rays through an RSP volume (nz, ny, nx) on its grid.
 
     The raster covers the given isoplane rectangle at ``pitch_mm`` (the finest voxel spacing, at
-    least 1 mm, by default); stations run through the whole volume at the same step.
+    least 1 mm, by default), with a ray through the isocenter, so that a larger field has the same
+    rays and more; stations run through the whole volume at the same step.
     """
     pitch = float(pitch_mm or max(1.0, min(grid.spacing_mm)))
-    n_u, n_v = (int(np.ceil((b - a) / pitch)) + 2 for a, b in (u_range_mm, v_range_mm))
-    u0 = 0.5 * (u_range_mm[0] + u_range_mm[1] - (n_u - 1) * pitch)
-    v0 = 0.5 * (v_range_mm[0] + v_range_mm[1] - (n_v - 1) * pitch)
+    (first_u, n_u), (first_v, n_v) = (_rays_over(r, pitch) for r in (u_range_mm, v_range_mm))
     t0, n_t = _stations_through(grid, frame, pitch)
     fractions = (t0 + pitch * np.arange(n_t)) / frame.source_mm
     wet = np.empty((n_v * n_u, n_t), np.float32)
     run_blocks(
         kernels.trace_block, N_BLOCKS, _cuts(n_v * n_u), np.ascontiguousarray(rsp, np.float32),
-        grid.lower_mm, np.array(grid.spacing_mm[::-1]),
-        frame.isocenter_mm + u0 * frame.u_axis + v0 * frame.v_axis, pitch * frame.u_axis,
-        pitch * frame.v_axis, frame.isocenter_mm - frame.source_mm * frame.direction, n_u,
-        fractions, wet,
+        grid.lower_mm, np.array(grid.spacing_mm[::-1]), frame.isocenter_mm, pitch * frame.u_axis,
+        pitch * frame.v_axis, frame.isocenter_mm - frame.source_mm * frame.direction, first_u,
+        first_v, n_u, fractions, wet,
     )  # fmt: skip
-    return WetMap(frame, u0, v0, pitch, t0, pitch, wet.reshape(n_v, n_u, n_t))
+    return WetMap(
+        frame, first_u * pitch, first_v * pitch, pitch, t0, pitch, wet.reshape(n_v, n_u, n_t)
+    )
+
+
+def _rays_over(range_mm: tuple[float, float], pitch_mm: float) -> tuple[int, int]:
+    """First ray, counted from the isocenter, and number of rays that enclose a range."""
+    first = int(np.floor(range_mm[0] / pitch_mm))
+    return first, max(int(np.ceil(range_mm[1] / pitch_mm)) - first, 1) + 1
 
 
 def project_voxels(grid: Grid, voxels: np.ndarray, frame: BeamFrame):

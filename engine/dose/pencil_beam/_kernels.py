@@ -58,7 +58,7 @@ def _core(table, layer, k, f, t, air, air_ref, voxel_variance):
 
 @njit(**OPTIONS)
 def _first_line(layer, v_low, v_first, v_inverse, line_at, line_at_start):
-    """First line of a layer at or above ``v_low``, by the raster's own pitch."""
+    """First line of a layer that may lie at or above ``v_low``, by the raster's own pitch."""
     first, last = line_at_start[layer], line_at_start[layer + ONE]
     bins = np.float32(last - first - ONE)
     x = np.ceil((v_low - v_first[layer]) * v_inverse - ROUNDING)

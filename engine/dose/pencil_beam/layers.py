@@ -43,7 +43,7 @@ class Raster:
     u_inverse: np.ndarray  # 1/pitch in 1/mm
     v_first: np.ndarray  # (n_layers,) mm, where a layer's table of lines begins
     v_inverse: np.float32  # 1/mm, of the tables' bins
-    line_at: np.ndarray  # uint64, first line at or above every bin
+    line_at: np.ndarray  # uint64, of every bin: first line above the bin before
     line_at_start: np.ndarray  # (n_layers + 1,) uint64
     place: np.ndarray  # (n_spots,) uint16, of every spot in the influence matrix
     spot_u: np.ndarray  # (n_places + 8,) mm, at the spots' places
@@ -121,7 +121,8 @@ def _raster(layer_first: np.ndarray, u: np.ndarray, v: np.ndarray) -> Raster:
     tables, v_first = [], []
     for a, b in zip(layer_line, layer_line[1:]):
         bins = line_v[a] + v_pitch * np.arange(np.ceil((line_v[b - 1] - line_v[a]) / v_pitch) + 1)
-        tables.append(a + np.searchsorted(line_v[a:b], bins - 2e-3 * v_pitch))
+        # every line above the bin before: on a raster the bin's own, else what lies between too
+        tables.append(a + np.searchsorted(line_v[a:b], bins - 0.9995 * v_pitch))
         v_first.append(line_v[a])
     return Raster(
         layer_line=layer_line.astype(np.uint64),

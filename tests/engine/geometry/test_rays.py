@@ -141,6 +141,20 @@ def test_projected_voxels_are_those_of_the_frame():
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_a_larger_field_has_the_same_rays_and_more():
+    rsp, grid = noise()
+    frame = view(grid, 30, 10)
+    small = trace_field(rsp, grid, frame, (-3.1, 8.2), (0.5, 9.0), pitch_mm=2.0)
+    large = trace_field(rsp, grid, frame, (-22.0, 17.0), (-30.0, 21.0), pitch_mm=2.0)
+    i = round((small.u0_mm - large.u0_mm) / 2.0)
+    j = round((small.v0_mm - large.v0_mm) / 2.0)
+    n_v, n_u, _ = small.wet_mm.shape
+    np.testing.assert_array_equal(small.wet_mm, large.wet_mm[j : j + n_v, i : i + n_u])
+    random = np.random.default_rng(0)
+    u, v, t = (random.uniform(0.6, 8.0, 100).astype(np.float32) for _ in range(3))
+    np.testing.assert_allclose(small.at(u, v, t), large.at(u, v, t), rtol=1e-6)
+
+
 def test_points_off_the_map_are_nan_and_no_points_give_none():
     rsp, grid = noise()
     frame = view(grid, 0, 0)
