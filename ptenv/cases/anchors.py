@@ -1,6 +1,9 @@
 """What a score is measured between: computed once per case and frozen with it."""
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import exp, log
 
 import numpy as np
@@ -12,6 +15,7 @@ from engine.optimization.objectives import UniformDose
 from engine.optimization.problem import PlanningProblem
 from engine.optimization.solvers import LBFGSB
 from engine.optimization.voxel_sampling import thin_to_budget
+from engine.parallel import threads
 
 EVALUATIONS = 100  # of keep-all, and of each anchor mask: the paper's iteration count
 LOWEST_SCORE, HIGHEST_SCORE = -1.0, 1.5
@@ -87,10 +91,11 @@ def compute_anchors(
     ``candidates`` (n_rows,) bool are the rows that sampling may choose.
     """
     keep_all = LBFGSB(max_evaluations=EVALUATIONS, tolerance=0.0).solve(problem, start)
-    converged = LBFGSB(max_evaluations=converged_evaluations, tolerance=0.0).solve(
-        problem, keep_all.weights
-    )
-    values = {b: _uniform_values(problem, start, candidates, b, n_masks) for b in budgets}
+    finish = LBFGSB(max_evaluations=converged_evaluations, tolerance=0.0)
+    masks = [(b, index) for b in budgets for index in range(n_masks)]
+    sampled = (partial(_uniform_value, problem, start, candidates, *m) for m in masks)
+    converged, *found = _side_by_side([partial(finish.solve, problem, keep_all.weights), *sampled])
+    values = {b: [v for (of, _), v in zip(masks, found) if of == b] for b in budgets}
     # nothing the anchors met may lie below F*: rho of the bound itself would be negative
     f_star = min(converged.value, keep_all.value, *(min(v) for v in values.values()))
     rho_all = max(keep_all.value - f_star, 1e-9 * max(abs(f_star), 1e-12))
@@ -108,26 +113,36 @@ def compute_anchors(
     )
 
 
-def _uniform_values(problem, start, candidates, budget: float, n_masks: int) -> list[float]:
-    """F on all rows after 100 evaluations on each of the frozen uniform masks."""
+def _uniform_value(problem, start, candidates, budget: float, index: int) -> float:
+    """F on all rows after 100 evaluations on one of the frozen uniform masks."""
+    rng = np.random.default_rng([index, int(1e6 * budget)])
+    nonzeros = problem.influence.row_nonzeros()
+    mask = thin_to_budget(candidates, nonzeros, int(budget * problem.n_nonzeros), rng)
     solver = LBFGSB(max_evaluations=EVALUATIONS, tolerance=0.0)
-    nonzeros, values = problem.influence.row_nonzeros(), []
-    for index in range(n_masks):
-        rng = np.random.default_rng([index, int(1e6 * budget)])
-        mask = thin_to_budget(candidates, nonzeros, int(budget * problem.n_nonzeros), rng)
-        solution = solver.solve(problem.masked(mask, rng=rng), start)
-        values.append(problem.value_of_dose(problem.influence.dose(solution.weights)))
-    return values
+    solution = solver.solve(problem.masked(mask, rng=rng), start)
+    return problem.value_of_dose(problem.influence.dose(solution.weights))
 
 
 def _quality(problem, balanced, evaluation, goals, evaluations: int) -> dict:
     """Anchors of Q from three converged plans: target first, balanced, organs first."""
     solver = LBFGSB(max_evaluations=evaluations, tolerance=1e-6)
-    plans = [_metrics(problem, evaluation, balanced)]
-    for factor in (1.0 / PRIORITY, PRIORITY):
-        other = _reweighted(problem, factor)
-        plans.append(_metrics(problem, evaluation, solver.solve(other, balanced).weights))
-    return ClinicalQuality.from_plans(goals, plans).as_dict()
+    others = [_reweighted(problem, factor) for factor in (1.0 / PRIORITY, PRIORITY)]
+    solutions = _side_by_side([partial(solver.solve, other, balanced) for other in others])
+    plans = [balanced, *(s.weights for s in solutions)]
+    metrics = [_metrics(problem, evaluation, weights) for weights in plans]
+    return ClinicalQuality.from_plans(goals, metrics).as_dict()
+
+
+def _side_by_side(tasks: Sequence[Callable]) -> list:
+    """Results of independent solves in their order, a few at a time; each is the same alone."""
+    n = min(threads(), len(tasks))
+    if n <= 1:
+        return [task() for task in tasks]
+    pool = ThreadPoolExecutor(n)
+    try:
+        return [f.result() for f in [pool.submit(task) for task in tasks]]
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
 
 
 def _reweighted(problem: PlanningProblem, factor: float) -> PlanningProblem:

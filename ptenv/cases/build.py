@@ -1,5 +1,6 @@
 """Build a voxel-mask case from its recipe: patient, spots, influence matrix, features, anchors."""
 
+import logging
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -22,10 +23,12 @@ from engine.optimization.regions import Region, regions_on
 from engine.optimization.voxel_sampling import equation_1_mask, relative_constraints
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient
-from engine.patient.structures import distance_mm, on_grid
+from engine.patient.structures import DoseStructures, distance_mm, on_grid
 from ptenv.cases.anchors import compute_anchors
 from ptenv.cases.case import BODY, GROUPS, Case, judged_rows
-from ptenv.cases.recipe import VoxelMaskRecipe
+from ptenv.cases.recipe import MACHINE, VoxelMaskRecipe
+
+logger = logging.getLogger(__name__)
 
 SERIAL = ("SpinalCord", "Brainstem")
 OPTIC = ("OpticNrv", "OpticChiasm", "Eye", "Lens")
@@ -38,13 +41,14 @@ def build_case(recipe: VoxelMaskRecipe) -> Case:
     patient = recipe.read_patient()
     grid = scored_grid(patient, recipe.dose_grid_mm, recipe.ring_mm)
     plan = place_spots(
-        patient, load_machine("generic_proton"), [Beam(g) for g in recipe.gantry_deg],
+        patient, load_machine(MACHINE), [Beam(g) for g in recipe.gantry_deg],
         SpotSettings(
             spot_spacing_mm=recipe.spot_spacing_mm, layer_spacing_mm=recipe.layer_spacing_mm,
             lateral_margin_mm=recipe.lateral_margin_mm,
         ),
     )  # fmt: skip
-    fraction, distance = head_and_neck_fractions(patient, on_grid(patient, grid), recipe.ring_mm)
+    structures = _structures(patient, grid)
+    fraction, distance = head_and_neck_fractions(patient, structures, recipe.ring_mm)
     objectives = head_and_neck_objectives(patient)
     voxels = _scored_voxels(fraction, objectives)
     influence = PencilBeamEngine(lateral_cutoff=recipe.lateral_cutoff).influence(
@@ -66,6 +70,10 @@ def build_case(recipe: VoxelMaskRecipe) -> Case:
         prescription_gy=prescriptions, volumes_cm3=volumes, group=group, depth_mm=depth,
         organ_distance_mm=organ_distance, candidates=_candidates(patient, influence, regions),
         start_weights=initial_weights(problem), hu=_hu_on(patient, grid), plan=_plain(plan),
+    )  # fmt: skip
+    logger.info(
+        "case %s: %d rows, %d spots, %d nonzeros; solving its anchors",
+        case.case_id, influence.n_rows, influence.n_spots, influence.n_nonzeros,
     )  # fmt: skip
     goals = _goals(patient, names)
     wanted = replace(case.evaluation, metrics={g.structure: _metric_names(goals, g) for g in goals})
@@ -90,6 +98,20 @@ def scored_grid(patient: Patient, spacing_mm: float, ring_mm: float) -> Grid:
     return Grid(tuple(shape), (spacing_mm,) * 3, tuple(origin))
 
 
+def _structures(patient: Patient, grid: Grid) -> DoseStructures:
+    """Structures on the dose grid, from the part of the CT that it covers."""
+    low, high = patient.grid.index_of(np.stack([grid.lower_mm, grid.upper_mm]))
+    margin = 3  # voxels: the smooth surface of a mask looks at its neighbors
+    shape = np.array(patient.grid.shape)
+    first = np.clip(np.floor(low).astype(int) - margin, 0, shape - 1)
+    stop = np.clip(np.ceil(high).astype(int) + margin + 1, first + 1, shape)
+    cut = tuple(slice(a, b) for a, b in zip(first, stop))
+    origin = np.array(patient.grid.origin_mm) + first * np.array(patient.grid.spacing_mm)
+    part = Grid(tuple(stop - first), patient.grid.spacing_mm, tuple(origin))
+    near = {n: replace(s, mask=s.mask[cut]) for n, s in patient.structures.items()}
+    return on_grid(replace(patient, grid=part, hu=patient.hu[cut], structures=near), grid)
+
+
 def _scored_voxels(fraction, objectives) -> np.ndarray:
     asked = sorted({o.structure for o in objectives})
     inside = np.logical_or.reduce([fraction[name] > 1e-3 for name in asked])
@@ -103,38 +125,54 @@ def _volume(fraction, name: str, grid: Grid, n_rows: int) -> float:
 
 def _row_features(patient: Patient, grid: Grid, fraction, to_target, voxels):
     """Group, depth in the group and distance to the nearest serial or optic organ, (n_rows,)."""
-    highest = patient.targets[:1]
-    members = [
-        highest, patient.targets[1:], _organs(patient, SERIAL), _organs(patient, OPTIC),
-        _organs(patient, GLAND), [o for o in patient.organs if not _organ_is(o, SERIAL + OPTIC + GLAND)],
-    ]  # fmt: skip
-    group = np.full(len(voxels), len(GROUPS) - 1, np.uint8)
+    known = SERIAL + OPTIC + GLAND
+    members = (
+        patient.targets[:1], patient.targets[1:], _organs(patient, SERIAL),
+        _organs(patient, OPTIC), _organs(patient, GLAND),
+        [o for o in patient.organs if not o.startswith(known)],
+    )  # fmt: skip
+    shares = [_together(fraction, names, grid) for names in members]
+    on_rows = np.stack([share.ravel()[voxels] for share in shares])
+    group = _group_of(on_rows, fraction[RING].ravel()[voxels])
     depth = to_target.ravel()[voxels].astype(np.float32)
-    critical = np.full(len(voxels), FAR_MM, np.float32)
-    for index in range(len(members) - 1, -1, -1):
-        present = [fraction[name] for name in members[index] if fraction[name].any()]
-        if not present:
-            continue
-        mask = np.maximum.reduce(present) >= 0.5
-        outside = distance_mm(mask, grid).ravel()[voxels]
-        here = mask.ravel()[voxels]
-        group[here], depth[here] = index, -outside[here]
-        if index in (2, 3):
-            critical = np.minimum(critical, np.clip(outside, 0.0, FAR_MM))
-    return group, depth, critical
+    for index, share in enumerate(shares):
+        here = group == index
+        if here.any():
+            depth[here] = _depth_mm(share >= 0.5, grid).ravel()[voxels[here]]
+    critical = np.maximum(shares[2], shares[3]) >= 0.5
+    distance = np.clip(distance_mm(critical, grid).ravel()[voxels], 0.0, FAR_MM)
+    return group, depth, distance.astype(np.float32)
+
+
+def _together(fraction, names, grid: Grid) -> np.ndarray:
+    """Largest share (nz, ny, nx) that one of some structures has in every voxel."""
+    return np.maximum.reduce([np.zeros(grid.shape, np.float32), *(fraction[n] for n in names)])
+
+
+def _group_of(shares: np.ndarray, ring_share: np.ndarray) -> np.ndarray:
+    """Index into GROUPS (n_rows,) uint8 from the shares (n_groups − 1, n_rows) of its voxels."""
+    half = shares >= 0.5
+    partly = np.where(ring_share > 1e-3, len(GROUPS) - 1, shares.argmax(axis=0))
+    return np.where(half.any(axis=0), half.argmax(axis=0), partly).astype(np.uint8)
+
+
+def _depth_mm(mask: np.ndarray, grid: Grid) -> np.ndarray:
+    """Depth below a mask's surface, (nz, ny, nx) float32, 0 outside."""
+    depth = np.zeros(grid.shape, np.float32)
+    if mask.any():
+        part, cut = grid.cropped(mask, 2.0 * max(grid.spacing_mm))
+        depth[cut] = np.maximum(-distance_mm(mask[cut], part), 0.0)
+    return np.minimum(depth, FAR_MM)
 
 
 def _organs(patient: Patient, bases: tuple[str, ...]) -> list[str]:
-    return [o for o in patient.organs if _organ_is(o, bases)]
-
-
-def _organ_is(name: str, bases: tuple[str, ...]) -> bool:
-    return name.startswith(bases)
+    return [o for o in patient.organs if o.startswith(bases)]
 
 
 def _candidates(patient: Patient, influence, regions) -> np.ndarray:
     """Rows that equation (1) of Quarz 2024 leaves, (n_rows,) bool; limits are the goals'."""
-    limits = {g.structure: g.limit for g in head_and_neck_goals(patient) if g.metric.endswith("[Gy]")}
+    goals = head_and_neck_goals(patient)
+    limits = {g.structure: g.limit for g in goals if g.metric.endswith("[Gy]")}
     organs = {o: regions[o] for o in patient.organs if o in regions}
     return equation_1_mask(
         influence.largest_entries().max(axis=1),

@@ -1,6 +1,6 @@
 """A voxel-mask case: the planning problem, where its rows lie, and what its scores mean."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +18,7 @@ from ptenv.cases.anchors import Anchors
 GROUPS = ("target_high", "target_low", "serial", "optic", "gland", "other", "ring")
 BODY = "Body"  # every scored row: targets, organs and ring
 
-_INFLUENCE = ("voxels", "beam_starts", "start", "columns", "values", "scale", "place")
+_INFLUENCE = tuple(f.name for f in fields(InfluenceMatrix) if f.name != "grid")
 _FEATURES = ("group", "depth_mm", "organ_distance_mm", "candidates", "start_weights", "hu")
 
 
@@ -26,10 +26,14 @@ _FEATURES = ("group", "depth_mm", "organ_distance_mm", "candidates", "start_weig
 class Case:
     """Everything a voxel-mask episode needs; nothing in it changes, workers share it.
 
+    Copies are the case itself, and a pickle is its recipe: it is read from the cache or built
+    again where it is opened.
+
     Rows are the voxels of targets, organs and the normal-tissue ring on the dose grid.
-    ``group`` (n_rows,) uint8 indexes GROUPS, a row of several structures by the first;
-    ``depth_mm`` (n_rows,) is the depth below the group's surface, in the ring the distance from
-    the targets; ``organ_distance_mm`` (n_rows,) to the nearest serial or optic organ;
+    ``group`` (n_rows,) uint8 indexes GROUPS: the first that fills half of the voxel, else the ring
+    where it reaches, else the group that fills most of it; ``depth_mm`` (n_rows,) is the depth
+    below the group's surface, in the ring the distance from the targets; ``organ_distance_mm``
+    (n_rows,) to the nearest serial or optic organ, 100 where there is none nearer;
     ``candidates`` (n_rows,) bool are the rows that equation (1) of Quarz 2024 leaves.
     """
 
@@ -96,6 +100,15 @@ class Case:
         evaluation = replace(self.evaluation, metrics=metrics_of(goals))
         return replace(self, anchors=anchors, evaluation=evaluation)
 
+    def __copy__(self) -> "Case":
+        return self
+
+    def __deepcopy__(self, memo: dict) -> "Case":
+        return self
+
+    def __reduce__(self):
+        return _recalled, (self.recipe, self.key)
+
     # ------------------------------------------------------------------ to and from the store
 
     def as_entry(self) -> tuple[dict, dict[str, np.ndarray]]:
@@ -125,9 +138,11 @@ class Case:
     def from_entry(cls, description: dict, arrays: dict[str, np.ndarray]) -> "Case":
         """A case whose arrays are the store's own, mapped read-only."""
         grid = Grid(**description["grid"])
-        influence = InfluenceMatrix(grid, *(arrays[f"influence.{name}"] for name in _INFLUENCE))
+        influence = InfluenceMatrix(
+            grid, **{name: arrays[f"influence.{name}"] for name in _INFLUENCE}
+        )
         regions = {
-            name: Region(
+            name: _stored_region(
                 arrays[f"region{i}.rows"], arrays[f"region{i}.volume"],
                 arrays.get(f"region{i}.distance_mm"),
             )
@@ -160,3 +175,17 @@ def judged_rows(
     """Metrics on a case's structures; the body is what the case scores."""
     judged = {n: StructureRows(regions[n].rows, regions[n].volume, volumes_cm3[n]) for n in names}
     return PlanEvaluation(judged, prescription_gy, n_rows, judged[BODY])
+
+
+def _stored_region(rows, volume, distance_mm) -> Region:
+    """A region that was checked when it was made: scaling it once more would change its bits."""
+    region = object.__new__(Region)
+    for name, value in (("rows", rows), ("volume", volume), ("distance_mm", distance_mm)):
+        object.__setattr__(region, name, value)
+    return region
+
+
+def _recalled(recipe: dict, key: str) -> Case:
+    from ptenv.cases.library import recalled_case  # it imports this module
+
+    return recalled_case(recipe, key)

@@ -1,15 +1,18 @@
 """Cases by recipe: from this process's memory, from the disk cache, or built now."""
 
+import warnings
 from collections import OrderedDict
 
 from ptenv.cases.build import build_case
 from ptenv.cases.case import Case
 from ptenv.cases.recipe import VoxelMaskRecipe
-from ptenv.cases.store import CaseStore
+from ptenv.cases.store import CacheWarning, CaseStore
 
-IN_MEMORY = 96  # cases of this process; their arrays are maps of the store's files
+IN_MEMORY = 96  # cases of this process; the arrays of cached ones are maps of the store's files
+IN_MEMORY_BYTES = 4e9  # of influence matrices that were built without the disk cache
 
 _memory: "OrderedDict[str, Case]" = OrderedDict()
+_held: dict[str, int] = {}  # bytes of the cases that are not on disk
 _stores: dict[str, CaseStore] = {}
 
 
@@ -19,22 +22,62 @@ def load_case(recipe: VoxelMaskRecipe, cache: bool = True) -> Case:
     if key in _memory:
         _memory.move_to_end(key)
         return _memory[key]
-    case = _from_store(key, recipe) if cache else build_case(recipe)
-    _memory[key] = case
-    while len(_memory) > IN_MEMORY:
-        _memory.popitem(last=False)
-    return case
+    if cache:
+        return _from_store(key, recipe)
+    return _remember(build_case(recipe), on_disk=False)
+
+
+def recalled_case(settings: dict, key: str) -> Case:
+    """A case that was named by its recipe and key: what unpickling one does.
+
+    It is read from memory or the disk cache, or built anew; nothing is written to disk.
+    """
+    if key in _memory:
+        return _memory[key]
+    entry = _store().read(key)
+    if entry is not None:
+        return _remember(Case.from_entry(*entry))
+    recipe = VoxelMaskRecipe(**settings)
+    if recipe.key() != key:
+        raise ValueError(
+            f"case {settings['patient']!r} was pickled with key {key} but has {recipe.key()} now: "
+            "its patient, the machine or the version of ptenv changed; start the episode again."
+        )
+    return load_case(recipe, cache=False)
+
+
+def forget_cases() -> None:
+    """Drop what this process holds of cases; the disk cache stays."""
+    _memory.clear()
+    _held.clear()
+    _stores.clear()
 
 
 def _from_store(key: str, recipe: VoxelMaskRecipe) -> Case:
     store = _store()
     entry = store.read(key)
-    if entry is None:
-        store.write(key, *build_case(recipe).as_entry())
-        entry = store.read(key)
-    if entry is None:  # evicted or damaged at once: a full disk
-        return build_case(recipe)
-    return Case.from_entry(*entry)
+    if entry is not None:
+        return _remember(Case.from_entry(*entry))
+    store.require_writable()  # before minutes are spent on building
+    case = build_case(recipe)
+    try:
+        store.write(key, *case.as_entry())
+    except OSError as error:
+        message = f"case {case.case_id} was not written to the cache {store.folder} ({error})."
+        warnings.warn(message, CacheWarning, stacklevel=3)
+    entry = store.read(key)
+    if entry is None:  # a full disk, or evicted at once
+        return _remember(case, on_disk=False)
+    return _remember(Case.from_entry(*entry))
+
+
+def _remember(case: Case, on_disk: bool = True) -> Case:
+    _memory[case.key] = case
+    _held[case.key] = 0 if on_disk else case.influence.nbytes
+    while len(_memory) > 1 and (len(_memory) > IN_MEMORY or sum(_held.values()) > IN_MEMORY_BYTES):
+        oldest, _ = _memory.popitem(last=False)
+        del _held[oldest]
+    return case
 
 
 def _store() -> CaseStore:

@@ -3,16 +3,34 @@
 import json
 import re
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 
 from engine.io.openkbp import read_patient
+from engine.machine.library import DATA as MACHINES
 from engine.patient.patient import Patient
 from engine.patient.phantoms import head_and_neck
 
 FORMAT = 3  # of what a case holds; a change of numbers anywhere behind it counts it up
-SPLITS = {"train": range(0, 10_000), "validation": range(10_000, 10_100), "test": range(20_000, 20_200)}
+MACHINE = "generic_proton"
+SPLITS = {
+    "train": range(0, 10_000),
+    "validation": range(10_000, 10_100),
+    "test": range(20_000, 20_200),
+}
 PROCEDURAL = re.compile(r"head-and-neck-(\d+)")
+
+# lowest and highest value of every number; None where a setting may be left to its default
+_BOUNDS = {
+    "ct_spacing_mm": (0.5, 20.0), "dose_grid_mm": (0.5, 20.0), "spot_spacing_mm": (1.0, 50.0),
+    "layer_spacing_mm": (0.5, 50.0), "lateral_margin_mm": (0.0, 50.0),
+    "lateral_cutoff": (1e-6, 0.5), "ring_mm": (1.0, 100.0), "n_anchor_masks": (1, 1000),
+    "converged_evaluations": (1, 10**6), "quality_evaluations": (1, 10**6),
+}  # fmt: skip
+_COUNTS = ("n_anchor_masks", "converged_evaluations", "quality_evaluations")
+_OPTIONAL = ("layer_spacing_mm", "lateral_margin_mm")
 
 
 @dataclass(frozen=True)
@@ -40,20 +58,21 @@ class VoxelMaskRecipe:
     quality_evaluations: int = 200
 
     def __post_init__(self):
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, list):
-                object.__setattr__(self, f.name, tuple(value))
-        if not all(0 < b <= 1 for b in self.budgets) or not self.budgets:
+        for f in fields(self):  # 4 and 4.0, (…) and […] are the same case
+            object.__setattr__(self, f.name, _plain(f.name, getattr(self, f.name)))
+        if not self.budgets or not all(0 < b <= 1 for b in self.budgets):
             raise ValueError(f"budgets={self.budgets} must be shares of keep-all's work in (0, 1].")
-        if not 0.5 <= self.dose_grid_mm <= 20:
-            raise ValueError(f"dose_grid_mm={self.dose_grid_mm} must lie in 0.5 … 20 mm.")
+        if len(set(self.budgets)) < len(self.budgets):
+            raise ValueError(f"budgets={self.budgets} names one share twice.")
         if not self.gantry_deg:
             raise ValueError("gantry_deg is empty; give at least one field.")
 
     def key(self) -> str:
-        """Hash of everything the case depends on, the patient's files and FORMAT included."""
-        content = {"format": FORMAT, **asdict(self), "patient": self._patient_content()}
+        """Hash of all that the case depends on: settings, files of patient and machine, FORMAT."""
+        content = {
+            "format": FORMAT, **asdict(self), "patient": self._patient_content(),
+            "machine": _digest(MACHINES / f"{MACHINE}.npz"),
+        }  # fmt: skip
         return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
     def read_patient(self) -> Patient:
@@ -75,12 +94,7 @@ class VoxelMaskRecipe:
     def _patient_content(self) -> str:
         if PROCEDURAL.fullmatch(self.patient):
             return self.patient
-        path = _openkbp_path(self.patient)
-        digest = sha256()
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                digest.update(file.read_bytes())
-        return digest.hexdigest()
+        return _digest(_openkbp_path(self.patient))
 
 
 def procedural_id(seed: int) -> str:
@@ -102,7 +116,7 @@ def split_seeds(split: str, n_patients: int | None) -> range:
 def checked_case(case: str) -> str:
     """A case id in its canonical form; refuses what it does not know."""
     if not isinstance(case, str):
-        raise ValueError(f"case={case!r} must be a string: 'head-and-neck-00017' or 'openkbp:PATH'.")
+        raise ValueError(f"case={case!r} must be text: 'head-and-neck-00017' or 'openkbp:PATH'.")
     procedural = PROCEDURAL.fullmatch(case)
     if procedural:
         return procedural_id(int(procedural[1]))
@@ -118,7 +132,47 @@ def checked_case(case: str) -> str:
 def _openkbp_path(patient: str) -> Path:
     scheme, _, path = patient.partition(":")
     if scheme != "openkbp" or not path:
-        raise ValueError(f"patient={patient!r} is neither 'head-and-neck-NUMBER' nor 'openkbp:PATH'.")
+        raise ValueError(f"patient={patient!r}: give 'head-and-neck-NUMBER' or 'openkbp:PATH'.")
     if not Path(path).exists():
         raise FileNotFoundError(f"case 'openkbp:{path}': no such file or folder; check the path.")
     return Path(path)
+
+
+def _plain(name: str, value):
+    """A setting as float, int or tuple of floats, within its bounds."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_number(name, v) for v in value)
+    if name not in _BOUNDS or (value is None and name in _OPTIONAL):
+        return value
+    low, high = _BOUNDS[name]
+    number = _number(name, value)
+    if not low <= number <= high:
+        raise ValueError(f"{name}={value} must lie in {low} … {high}.")
+    return int(number) if name in _COUNTS else number
+
+
+def _number(name: str, value) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not isfinite(number):
+        raise ValueError(f"{name}={value!r} must be a number.")
+    return number
+
+
+def _digest(path: Path) -> str:
+    """Hash of a file, or of the names and contents of a folder's files."""
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+    return _digest_of(str(path), stamps)
+
+
+@lru_cache(maxsize=512)  # read again only when a stamp changes
+def _digest_of(path: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    digest = sha256()
+    for file, _, _ in stamps:
+        inside = Path(file).relative_to(path) if Path(path).is_dir() else ""
+        digest.update(f"{inside}\0".encode())
+        digest.update(sha256(Path(file).read_bytes()).digest())
+    return digest.hexdigest()

@@ -3,13 +3,14 @@
 An entry is written under a temporary name and renamed, so a reader never sees half of one and two
 processes may build the same entry at once. Checksums are compared when a process first opens an
 entry; a damaged one is removed with a warning, and the caller builds it anew. The oldest entries
-go when the store outgrows its limit.
+go when the store outgrows its limit, and what an interrupted process left behind goes after a day.
 """
 
 import json
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from zlib import crc32
@@ -17,6 +18,8 @@ from zlib import crc32
 import numpy as np
 
 DEFAULT_LIMIT_GB = 20.0
+ABANDONED_S = 86_400.0  # age at which a folder that was never finished is removed
+TEMPORARY = ".building-"
 Entry = tuple[dict, dict[str, np.ndarray]]  # plain description, arrays by name
 
 
@@ -38,11 +41,15 @@ class CaseStore:
 
     def __init__(self, folder: Path | str | None = None, limit_gb: float | None = None):
         self.folder = Path(folder) if folder is not None else default_folder()
-        limit = limit_gb or float(os.environ.get("PTENV_CACHE_GB", DEFAULT_LIMIT_GB))
+        limit = _limit_of_environment() if limit_gb is None else limit_gb
         if not limit > 0:
             raise ValueError(f"limit_gb={limit} must be positive.")
         self.limit_bytes = limit * 1e9
         self._checked: set[str] = set()
+
+    def require_writable(self) -> None:
+        """Raise OSError with advice if entries cannot be added."""
+        shutil.rmtree(self._temporary_folder(), ignore_errors=True)
 
     def read(self, key: str) -> Entry | None:
         """An entry with its arrays mapped read-only, or None if there is none that is whole."""
@@ -51,7 +58,7 @@ class CaseStore:
             return None
         try:
             return self._opened(key, folder)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             warnings.warn(
                 f"case cache entry {folder} is damaged ({error}); building it again.",
                 CacheWarning,
@@ -68,9 +75,10 @@ class CaseStore:
             for name, array in arrays.items():
                 array = np.ascontiguousarray(array)
                 np.save(temporary / f"{name}.npy", array)
-                sums[name] = crc32(array.data.cast("B") if array.size else b"")
-            text = json.dumps({"description": description, "checksums": sums})
-            (temporary / "entry.json").write_text(text)
+                sums[name] = _checksum(array)
+            text = json.dumps(description)
+            content = {"description": text, "checksum": crc32(text.encode()), "arrays": sums}
+            (temporary / "entry.json").write_text(json.dumps(content))
             os.replace(temporary, self.folder / key)
         except OSError:
             if not (self.folder / key).is_dir():  # not because somebody else was faster
@@ -81,20 +89,23 @@ class CaseStore:
 
     def _opened(self, key: str, folder: Path) -> Entry:
         entry = json.loads((folder / "entry.json").read_text())
+        if crc32(entry["description"].encode()) != entry["checksum"]:
+            raise ValueError("the description has another checksum")
         arrays = {}
-        for name, checksum in entry["checksums"].items():
-            array = np.load(folder / f"{name}.npy", mmap_mode="r")
-            if key not in self._checked and crc32(array.data.cast("B") if array.size else b"") != checksum:
+        for name, checksum in entry["arrays"].items():
+            # a plain view: compiled code takes a map for another kind of array, call by call
+            array = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+            if key not in self._checked and _checksum(array) != checksum:
                 raise ValueError(f"array {name!r} has another checksum")
             arrays[name] = array
         self._checked.add(key)
-        os.utime(folder)  # used now: the last to be evicted
-        return entry["description"], arrays
+        _mark_used(folder)
+        return json.loads(entry["description"]), arrays
 
     def _temporary_folder(self) -> Path:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            return Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder))
+            return Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.folder))
         except OSError as error:
             raise OSError(
                 f"the case cache {self.folder} cannot be written ({error}); set PTENV_CACHE to a "
@@ -102,7 +113,13 @@ class CaseStore:
             ) from error
 
     def _evict(self, keep: str) -> None:
-        entries = [f for f in self.folder.iterdir() if f.is_dir() and not f.name.startswith(".")]
+        entries = []
+        for folder in self.folder.iterdir():
+            if folder.name.startswith(TEMPORARY):
+                if time.time() - _last_used(folder) > ABANDONED_S:
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif (folder / "entry.json").is_file():  # nothing else here is ours to remove
+                entries.append(folder)
         sizes = {f: _size(f) for f in entries}
         total = sum(sizes.values())
         for folder in sorted(entries, key=_last_used):
@@ -111,6 +128,27 @@ class CaseStore:
             if folder.name != keep:
                 shutil.rmtree(folder, ignore_errors=True)
                 total -= sizes[folder]
+
+
+def _limit_of_environment() -> float:
+    text = os.environ.get("PTENV_CACHE_GB", "")
+    if not text:
+        return DEFAULT_LIMIT_GB
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"PTENV_CACHE_GB={text!r} is no number; unset it or give GB.") from None
+
+
+def _checksum(array: np.ndarray) -> int:
+    return crc32(array.data.cast("B") if array.size else b"")
+
+
+def _mark_used(folder: Path) -> None:
+    try:
+        os.utime(folder)  # used now: the last to be evicted
+    except OSError:  # a store that others own may be read all the same
+        pass
 
 
 def _size(folder: Path) -> int:

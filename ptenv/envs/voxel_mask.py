@@ -1,5 +1,6 @@
 """Which voxels enter the plan optimization: the task, and its Gymnasium environment."""
 
+import warnings
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -11,7 +12,7 @@ from engine.optimization.voxel_sampling import thin_to_budget
 from ptenv.cases.case import Case
 from ptenv.cases.library import load_case
 from ptenv.cases.recipe import VoxelMaskRecipe, checked_case, procedural_id, split_seeds
-from ptenv.envs.voxel_mask_actions import MOST, ActionDecoder, RoundChoice
+from ptenv.envs.voxel_mask_actions import FEWEST, MOST, ActionDecoder, RoundChoice
 from ptenv.envs.voxel_mask_observations import CompactObserver, VolumeObserver
 from ptenv.rewards import ScoreReward
 
@@ -22,9 +23,10 @@ LEAST_SHARE = 0.02  # of the work left that a round may take at least
 PRESETS = {
     "full": dict(),
     "mini": dict(
-        ct_spacing_mm=4.0, target_volume_cm3=(8.0, 20.0), dose_grid_mm=3.5, gantry_deg=(60.0, 300.0),
-        spot_spacing_mm=5.0, layer_spacing_mm=5.0, lateral_margin_mm=5.0, ring_mm=8.0,
-        lateral_cutoff=0.01, converged_evaluations=400, quality_evaluations=100,
+        ct_spacing_mm=4.0, target_volume_cm3=(8.0, 20.0), dose_grid_mm=3.5,
+        gantry_deg=(60.0, 300.0), spot_spacing_mm=5.0, layer_spacing_mm=5.0,
+        lateral_margin_mm=5.0, ring_mm=8.0, lateral_cutoff=0.01,
+        converged_evaluations=400, quality_evaluations=100,
     ),
 }  # fmt: skip
 
@@ -82,7 +84,11 @@ class VoxelMaskTask:
         return self._seen(case, budget, work, 0, weights, nothing, 0, False)
 
     def transition(self, state: State, choice: RoundChoice, rng: np.random.Generator) -> State:
-        """One round: thin the rows to the work allowed, optimize, look at all voxels."""
+        """One round: thin the rows to the work allowed, optimize, look at all voxels.
+
+        What was ordered is paid, also where the solver ends earlier because nothing improves. A
+        round that cannot pay for one evaluation takes what is left and changes nothing.
+        """
         began, case = perf_counter(), state.case
         allowed = max(choice.work_share, LEAST_SHARE) * state.work_left
         room = int(allowed / choice.n_evaluations)
@@ -136,11 +142,11 @@ class VoxelMaskTask:
     def _seen(self, case, budget, work_left, round_, weights, mask, n, invalid) -> State:
         physical = case.influence.dose(weights)
         penalty, _ = case.problem.penalty_by_row(physical)
+        value = case.problem.value_of_dose(physical)  # summed as the anchors were
         return State(
             case=case, budget=budget, work_left=int(work_left), round=round_, weights=weights,
             dose_gy=case.quantity.value(physical), row_penalty=penalty,
-            objective=float(penalty.sum(dtype=np.float64)), mask=mask, n_evaluations=int(n),
-            invalid_action=invalid,
+            objective=value, mask=mask, n_evaluations=int(n), invalid_action=invalid,
         )  # fmt: skip
 
 
@@ -158,27 +164,35 @@ class VoxelMaskEnv(gym.Env):
     ### Action space
     | action | space | meaning |
     |---|---|---|
-    | "shells" | Box(−1, 1, (23,)) | log keep-rate (−1: 1/1000, 1: all) of 7 groups × 3 shells (to 2, to 6 mm, deeper), then evaluations (log, 1 … 100) and share of the work left |
-    | "field" | Box(−1, 1, (20,)) | coefficients of 6 features for target, organ, ring, then the same two |
-    | "mask" | MultiBinary(max_rows) | the rows themselves; evaluations fixed, all the work left |
+    | "shells" | Box(−1, 1, (23,)) | log keep-rate of 7 groups × 3 shells, then the round |
+    | "field" | Box(−1, 1, (20,)) | 6 coefficients for target, organ and ring, then the round |
+    | "mask" | MultiBinary(max_rows) | the rows themselves, with all the work left |
 
-    One-shot ids leave out the last two components: 100 evaluations, all the work.
+    Keep-rates run from 1/1000 (−1) to 1 (+1); shells reach to 2 mm, to 6 mm and deeper. The round
+    is two numbers: evaluations (1 … 100 on a log scale; one changes nothing, and keeps a plan)
+    and share of the work left (2 … 100 %). One-shot ids leave them out: 100 evaluations, all work.
 
     ### Observation space
     | observation | space | content |
     |---|---|---|
-    | "compact" | Box(−1, 1, (89,)) | per group and shell: shares of rows, nonzeros, violation, rows kept; then budget, work left, rounds, objective, voxel density |
-    | "volume" | Dict(volume Box(0, 1, (4, nz, ny, nx)), budget Box(−1, 1, (5,))) | depth below the surface (30 mm is 1), target, organs after equation (1), dose (1.2 × prescription is 1) |
+    | "compact" | Box(−1, 1, (89,)) | 4 features of every group and shell, 5 of the budget |
+    | "volume" | Dict(volume, budget) | Box(0, 1, (4, nz, ny, nx)) and Box(−1, 1, (5,)) |
+
+    Of a group and shell, 0 … 1: its share of rows, of nonzeros and of the violation, and how many
+    of its rows the last round kept. Of the budget: its logarithm (0 is 10 %, −0.6 is 2.5 %), work
+    left (0 … 1), rounds done (1 is 8), log of the objective by the start's (−1 is 5 decades), log
+    of the voxel density (1 is 1000 per cm³). Volumes: depth below the surface (1 is 30 mm),
+    target, organs after equation (1) of the paper, dose (1 is 1.2 × the prescription).
 
     ### Rewards
     Increments of the score: log(ρ_uniform/ρ)/log(ρ_uniform/ρ_all) with ρ = F − F*, F the planning
     objective on all voxels; 0 is uniform sampling at equal work, 1 keep-all at 100 evaluations,
-    clipped to −1 … 1.5. ``reward="potential"`` leaves out the clipping. Clinical quality Q, metrics,
-    cost and constraint signals are in ``info``.
+    clipped to −1 … 1.5. ``reward="potential"`` leaves out the clipping. Clinical quality Q,
+    metrics, cost and constraint signals are in ``info``.
 
     ### Starting state
     Equal particles in every spot, scaled to the prescription. Without ``case`` a patient of the
-    split is drawn at reset.
+    split is drawn at reset; ``options`` may name "case" and "budget".
 
     ### Episode end
     Terminated when less than 1 % of the budget is left (one-shot: after the round); truncated
@@ -188,8 +202,9 @@ class VoxelMaskEnv(gym.Env):
     ``case``: "head-and-neck-NUMBER" or "openkbp:PATH"; None samples. ``split``: train, validation,
     test. ``n_patients``: size of the pool. ``action``, ``observation``, ``reward``: as above.
     ``budget``: one of the case's shares, or None. ``preset``: full or mini. ``recipe``: overrides
-    of ``ptenv.cases.recipe.VoxelMaskRecipe``. ``volume_size``: (nz, ny, nx). ``max_rows``: length of
-    "mask" actions. ``cache``: use the disk cache.
+    of ``ptenv.cases.recipe.VoxelMaskRecipe``. ``volume_size``: (nz, ny, nx). ``max_rows``: length
+    of "mask" actions. ``mask_evaluations``: of a round with a "mask" action. ``cache``: use the
+    disk cache.
 
     ### Version history
     v0: first release.
@@ -209,7 +224,7 @@ class VoxelMaskEnv(gym.Env):
         oneshot: bool = False,
         preset: str = "full",
         recipe: dict | None = None,
-        volume_size: tuple[int, int, int] = (40, 104, 114),
+        volume_size: tuple[int, int, int] = (72, 104, 114),
         max_rows: int | None = None,
         mask_evaluations: int | None = None,
         cache: bool = True,
@@ -218,9 +233,8 @@ class VoxelMaskEnv(gym.Env):
         if preset not in PRESETS:
             raise ValueError(f"preset={preset!r} is unknown; choose from {list(PRESETS)}.")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(
-                f"render_mode={render_mode!r} is unknown; choose from {self.metadata['render_modes']}."
-            )
+            modes = self.metadata["render_modes"]
+            raise ValueError(f"render_mode={render_mode!r} is unknown; choose from {modes}.")
         self.render_mode, self.cache = render_mode, cache
         self._recipe = _checked_recipe({**PRESETS[preset], **(recipe or {})})
         self._pool = split_seeds(split, n_patients)
@@ -231,7 +245,7 @@ class VoxelMaskEnv(gym.Env):
         self.task, self.reward = VoxelMaskTask(oneshot), ScoreReward(reward)
         self._decoder = ActionDecoder(
             action, oneshot, self._max_rows(action, max_rows),
-            mask_evaluations or (MOST if oneshot else MOST // MAX_ROUNDS),
+            _checked_evaluations(mask_evaluations, oneshot),
         )  # fmt: skip
         self._observe = _observer(observation, volume_size)
         self.action_space, self.observation_space = self._decoder.space, self._observe.space
@@ -239,13 +253,15 @@ class VoxelMaskEnv(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
-        case = self._case(options or {})
-        budgets = [b for b in case.anchors.rho_uniform]
-        budget = (options or {}).get("budget", self._budget)
+        options = _checked_options(options)
+        case = self._case(options.get("case"))
+        budget = options.get("budget", self._budget)
         if budget is None:
+            budgets = list(case.anchors.rho_uniform)
             budget = budgets[int(self.np_random.integers(len(budgets)))]
         self.state = self.task.start(case, budget)
-        return self._observe(case, self.state), self._info(self.reward.terms(self.state, self.state))
+        terms = self.reward.terms(self.state, self.state)
+        return self._observe(case, self.state), self._info(terms)
 
     def step(self, action):
         if self.state is None:
@@ -260,7 +276,10 @@ class VoxelMaskEnv(gym.Env):
 
     def render(self):
         """rgb_array: dose wash, chosen voxels and DVH; ansi: one line of figures."""
-        if self.render_mode is None or self.state is None:
+        if self.state is None:
+            raise gym.error.ResetNeeded("call reset() before render().")
+        if self.render_mode is None:
+            gym.logger.warn("render() draws nothing without render_mode; give it to make().")
             return None
         from ptenv.envs.voxel_mask_render import ansi, picture
 
@@ -274,18 +293,34 @@ class VoxelMaskEnv(gym.Env):
         named = {f"reward_{name}": value for name, value in terms.items()}
         return self.task.info(self.state) | {"reward_terms": dict(terms)} | named
 
-    def _case(self, options: dict) -> Case:
-        name = options.get("case", self._fixed)
+    def _case(self, name: str | None) -> Case:
+        """The case that was asked for, or one of the pool."""
+        name = name or self._fixed
         if name is None:
             name = procedural_id(self._pool[int(self.np_random.integers(len(self._pool)))])
-        return load_case(self.case_recipe(name), self.cache)
+        case = load_case(self.case_recipe(name), self.cache)
+        self._decoder.check(case)
+        if isinstance(self._observe, VolumeObserver):
+            self._warn_of_cut_targets(case)
+        return case
+
+    def _warn_of_cut_targets(self, case: Case) -> None:
+        lost = self._observe.target_rows_outside(case)
+        if lost:
+            warnings.warn(
+                f"volume_size={self._observe.size} leaves {lost} target voxels of {case.case_id} "
+                "out of the observation; give a larger one.",
+                stacklevel=4,
+            )
 
     def _max_rows(self, action: str, max_rows: int | None) -> int:
         """Length of a "mask" action: asked for, or the fixed case's own."""
         if action != "mask":
             return 1
         if max_rows is not None:
-            return max_rows
+            if max_rows < 1:
+                raise ValueError(f"max_rows={max_rows} must be at least 1.")
+            return int(max_rows)
         if self._fixed is None:
             raise ValueError(
                 "action='mask' without a fixed case needs max_rows, the length to which masks are "
@@ -299,7 +334,24 @@ def _checked_recipe(settings: dict) -> VoxelMaskRecipe:
         return VoxelMaskRecipe(patient=procedural_id(0), **settings)
     except TypeError as error:
         known = sorted(VoxelMaskRecipe.__dataclass_fields__)
-        raise ValueError(f"recipe holds an unknown setting ({error}); known are {known}.") from None
+        raise ValueError(f"recipe has an unknown setting ({error}); known are {known}.") from None
+
+
+def _checked_options(options: dict | None) -> dict:
+    options = dict(options or {})
+    unknown = sorted(set(options) - {"case", "budget"})
+    if unknown:
+        raise ValueError(f"options={unknown} of reset are unknown; known are 'case' and 'budget'.")
+    return options
+
+
+def _checked_evaluations(n: int | None, oneshot: bool) -> int:
+    """Evaluations of a round with a "mask" action."""
+    if n is None:
+        return MOST if oneshot else MOST // MAX_ROUNDS
+    if not FEWEST <= n <= MOST:
+        raise ValueError(f"mask_evaluations={n} must lie in {FEWEST} … {MOST}.")
+    return int(n)
 
 
 def _observer(kind: str, size):

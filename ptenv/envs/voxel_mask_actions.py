@@ -65,6 +65,15 @@ class ActionDecoder:
         n = self.n_rates + (0 if self.oneshot else 2)
         return spaces.Box(-1.0, 1.0, (n,), np.float32)
 
+    def check(self, case: Case) -> None:
+        """Refuse a case whose rows do not fit into a "mask" action."""
+        n_rows = case.influence.n_rows
+        if self.kind == "mask" and n_rows > self.max_rows:
+            raise ValueError(
+                f"max_rows={self.max_rows} is less than the {n_rows} rows of {case.case_id}; "
+                f"give {n_rows} or more."
+            )
+
     def decode(
         self, action: np.ndarray, case: Case, violation: np.ndarray, rng: np.random.Generator
     ) -> RoundChoice:

@@ -25,7 +25,8 @@ class CompactObserver:
     log of the objective relative to the start, log of the target's voxel density.
     """
 
-    space = spaces.Box(-1.0, 1.0, (N_CELLS * len(CELL_FEATURES) + len(BUDGET_FEATURES),), np.float32)
+    n_features = N_CELLS * len(CELL_FEATURES) + len(BUDGET_FEATURES)
+    space = spaces.Box(-1.0, 1.0, (n_features,), np.float32)
 
     def __call__(self, case: Case, state) -> np.ndarray:
         cells = shell_index(case)
@@ -73,21 +74,28 @@ class VolumeObserver:
             structure & ~case.target_rows & case.candidates,
             np.clip(state.dose_gy / top, 0.0, 1.0),
         )
-        volume = np.stack([self._placed(case, values) for values in rows])
+        place, inside = self._places(case)
+        volume = np.zeros((len(rows), *self.size), np.float32)
+        at = tuple(place[:, inside])
+        for channel, values in zip(volume, rows, strict=True):
+            channel[at] = values[inside]
         budget = np.clip(budget_features(case, state), -1.0, 1.0).astype(np.float32)
         return {"volume": volume, "budget": budget}
 
-    def _placed(self, case: Case, values: np.ndarray) -> np.ndarray:
-        """Row values in a volume of the declared size, the target's middle in its middle."""
-        shape = np.array(case.grid.shape)
+    def target_rows_outside(self, case: Case) -> int:
+        """How many target rows of a case do not fit into the size."""
+        _, inside = self._places(case)
+        return int(np.count_nonzero(case.target_rows & ~inside))
+
+    def _places(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
+        """Index (3, n_rows) of every row in the volume, the target's middle in its middle, and
+        whether it lies inside (n_rows,).
+        """
         at = np.stack(np.unravel_index(case.influence.voxels, case.grid.shape))
-        target = at[:, case.target_rows]
-        middle = (target.min(axis=1) + target.max(axis=1)) // 2 if target.size else shape // 2
+        target = at[:, case.target_rows] if case.target_rows.any() else at
+        middle = (target.min(axis=1) + target.max(axis=1)) // 2
         place = at - middle[:, None] + np.array(self.size)[:, None] // 2
-        inside = np.all((place >= 0) & (place < np.array(self.size)[:, None]), axis=0)
-        volume = np.zeros(self.size, np.float32)
-        volume[tuple(place[:, inside])] = values[inside]
-        return volume
+        return place, np.all((place >= 0) & (place < np.array(self.size)[:, None]), axis=0)
 
 
 def budget_features(case: Case, state) -> np.ndarray:
@@ -102,5 +110,3 @@ def budget_features(case: Case, state) -> np.ndarray:
             np.log10(case.target_voxels_per_cm3) / 3.0,
         ]
     )
-
-
