@@ -54,8 +54,8 @@ class VoxelMaskRecipe:
     ring_mm: float = 15.0
     budgets: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2)  # of keep-all at 100 evaluations
     n_anchor_masks: int = 10
-    converged_evaluations: int = 600
-    quality_evaluations: int = 200
+    converged_evaluations: int = 300
+    quality_evaluations: int = 60
 
     def __post_init__(self):
         for f in fields(self):  # 4 and 4.0, (…) and […] are the same case
