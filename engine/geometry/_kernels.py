@@ -5,6 +5,7 @@ from numba import njit
 
 OPTIONS = dict(cache=True, nogil=True, error_model="numpy")
 FAR = 1e30
+ONE = np.uint64(1)
 
 
 @njit(**OPTIONS)
@@ -101,24 +102,28 @@ def trace_block(
 def interpolate_block(block, cuts, wet, u0, du, v0, dv, t0, dt, u, v, t, shift, depth):
     """Trilinear WET at points (u, v, t + shift); ``wet`` is (n_v, n_u, n_t). NaN off the map."""
     n_v, n_u, n_t = wet.shape
-    for p in range(cuts[block], cuts[block + 1]):
-        x = (u[p] - u0) / du
-        y = (v[p] - v0) / dv
-        z = (t[p] + shift - t0) / dt
-        if not (-1e-3 <= x <= n_u - 1 + 1e-3 and -1e-3 <= y <= n_v - 1 + 1e-3):
+    last_x, last_y, last_z = n_u - 1.0, n_v - 1.0, n_t - 1.0
+    per_u, per_v, per_t, first_t = 1.0 / du, 1.0 / dv, 1.0 / dt, shift - t0
+    slack, one = 1e-3, np.float32(1.0)
+    for p in range(np.uint64(cuts[block]), np.uint64(cuts[block + 1])):
+        x = (u[p] - u0) * per_u
+        y = (v[p] - v0) * per_v
+        z = min(max((t[p] + first_t) * per_t, 0.0), last_z)
+        if not (-slack <= x <= last_x + slack and -slack <= y <= last_y + slack):
             depth[p] = np.float32(np.nan)
             continue
-        i = min(max(int(x), 0), n_u - 2)
-        j = min(max(int(y), 0), n_v - 2)
-        z = min(max(z, 0.0), n_t - 1.0)
-        k = min(int(z), n_t - 2)
+        # unsigned: numba's check for negative indices costs more than the look-ups
+        i = np.uint64(min(max(x, 0.0), last_x - 1.0))
+        j = np.uint64(min(max(y, 0.0), last_y - 1.0))
+        k = np.uint64(min(z, last_z - 1.0))
         fx, fy, fz = np.float32(x - i), np.float32(y - j), np.float32(z - k)
-        gz = np.float32(1.0) - fz
-        low = (np.float32(1.0) - fx) * (wet[j, i, k] * gz + wet[j, i, k + 1] * fz) + fx * (
-            wet[j, i + 1, k] * gz + wet[j, i + 1, k + 1] * fz
+        gx, gz = one - fx, one - fz
+        i1, j1, k1 = i + ONE, j + ONE, k + ONE
+        low = gx * (wet[j, i, k] * gz + wet[j, i, k1] * fz) + fx * (
+            wet[j, i1, k] * gz + wet[j, i1, k1] * fz
         )
-        high = (np.float32(1.0) - fx) * (wet[j + 1, i, k] * gz + wet[j + 1, i, k + 1] * fz) + fx * (
-            wet[j + 1, i + 1, k] * gz + wet[j + 1, i + 1, k + 1] * fz
+        high = gx * (wet[j1, i, k] * gz + wet[j1, i, k1] * fz) + fx * (
+            wet[j1, i1, k] * gz + wet[j1, i1, k1] * fz
         )
         depth[p] = low + fy * (high - low)
 
@@ -126,11 +131,14 @@ def interpolate_block(block, cuts, wet, u0, du, v0, dv, t0, dt, u, v, t, shift, 
 @njit(**OPTIONS)
 def project_block(block, cuts, voxels, shape, origin, spacing, isocenter, axes, source, u, v, t):
     """Beam coordinates of voxel centers given by flat index; ``axes`` (3, 3) rows u, v, t."""
-    for p in range(cuts[block], cuts[block + 1]):
-        flat = np.int64(voxels[p])
-        x = origin[0] + (flat % shape[2]) * spacing[0] - isocenter[0]
-        y = origin[1] + ((flat // shape[2]) % shape[1]) * spacing[1] - isocenter[1]
-        z = origin[2] + (flat // (shape[2] * shape[1])) * spacing[2] - isocenter[2]
+    ny, nx = np.uint32(shape[1]), np.uint32(shape[2])
+    x0, y0, z0 = origin[0] - isocenter[0], origin[1] - isocenter[1], origin[2] - isocenter[2]
+    for p in range(np.uint64(cuts[block]), np.uint64(cuts[block + 1])):
+        row = voxels[p] // nx
+        k = row // ny
+        x = x0 + (voxels[p] - row * nx) * spacing[0]
+        y = y0 + (row - k * ny) * spacing[1]
+        z = z0 + k * spacing[2]
         along = x * axes[2, 0] + y * axes[2, 1] + z * axes[2, 2]
         shrink = source / (source + along)
         u[p] = np.float32((x * axes[0, 0] + y * axes[0, 1] + z * axes[0, 2]) * shrink)
