@@ -158,7 +158,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             f"reference={str(path)!r} is no readable npz ({error}); it may be truncated, or hold "
             "objects instead of arrays."
         ) from error
-    except AttributeError:  # a bare array, saved under the wrong ending
+    except (AttributeError, TypeError):  # a bare array, saved under the wrong ending
         raise ValueError(f"reference={str(path)!r} is no npz archive of named arrays.") from None
 
 
