@@ -76,7 +76,7 @@ def _against(cfg: DictConfig, engine: DoseEngine, folder: Path) -> float:
         spacing = " × ".join(f"{s:g}" for s in reference.grid.spacing_mm)
         notes += [
             f"{reference.name}, {reference.source}",
-            f"{len(reference.spots)} spots",
+            f"{len(reference.spots)} spot" + "s" * (len(reference.spots) > 1),
             f"{voxels} voxels of {spacing} mm",
             f"{reference.scored}, I(water) = {reference.i_water_ev:g} eV, "
             f"nuclear interactions {'on' if reference.nuclear_interactions else 'off'}",

@@ -7,7 +7,7 @@ import numpy as np
 from engine.evaluation.comparison import lateral_axes, sampled
 from engine.physics.materials import water
 from engine.physics.stopping_power import csda_range_mm
-from scripts.validate_reference import DEPTH_SHARES, Compared, sigma_guess_mm
+from scripts.validate_reference import DEPTH_SHARES, Compared, axis_label, sigma_guess_mm
 from scripts.validate_targets import MC_CSDA_MM, MC_I_EV, MONTE_CARLO, monte_carlo_peak
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def along(compared: Compared) -> "Figure":
         axes.plot(theirs.along_mm, theirs.dose, color=THEIRS, lw=1.6, label="reference")
         axes.plot(ours.along_mm, ours.dose, color=OURS, lw=1.2, ls=(0, (5, 2)), label="ours")
         axes.plot(ours.along_mm, ours.dose - theirs.dose, color=APART, lw=0.9, label="difference")
-        title = f"Spot {number}, {spot.kind.energy_mev:g} MeV"
+        title = axis_label(number, spot, compared.reference.spots)
         _tidy(axes, "mm along the axis from the entrance", "dose in % of the maximum", title)
         axes.legend(frameon=False, fontsize=8)
     return figure

@@ -131,11 +131,21 @@ def _distinct_axes(spots: Sequence[SingleSpot]) -> list[SingleSpot]:
     found: dict[tuple, SingleSpot] = {}
     for i in heaviest:
         spot = spots[i]
-        place = (*np.round(spot.position_mm, 2), *np.round(spot.direction, 4))
-        found.setdefault(place, spot)
+        found.setdefault(_axis_of(spot), spot)
         if len(found) == SPOTS_LISTED:
             break
     return list(found.values())
+
+
+def _axis_of(spot: SingleSpot) -> tuple[float, ...]:
+    return (*np.round(spot.position_mm, 2), *np.round(spot.direction, 4))
+
+
+def axis_label(number: int, spot: SingleSpot, spots: Sequence[SingleSpot]) -> str:
+    """Name of the axis of a spot, with the energies of all spots on it."""
+    energies = [s.kind.energy_mev for s in spots if _axis_of(s) == _axis_of(spot)]
+    low, high = min(energies), max(energies)
+    return f"Spot {number}, {low:g} MeV" if low == high else f"Axis {number}, {low:g}–{high:g} MeV"
 
 
 def _gamma_rows(theirs, ours, reference: ReferenceDose, criterion: dict, asked: Gamma):
@@ -179,7 +189,7 @@ def _dose_rows(theirs, ours, reference: ReferenceDose, scale: float) -> Iterator
 
 def _axis_rows(axes, theirs, ours, reference: ReferenceDose) -> Iterator[Row]:
     for i, (spot, of_theirs, of_ours) in enumerate(axes):
-        group = f"Spot {i + 1}, {spot.kind.energy_mev:g} MeV"
+        group = axis_label(i + 1, spot, reference.spots)
         r80 = of_theirs.distal_mm()
         yield Row(group, "R80 on the axis", "mm", r80, of_ours.distal_mm())
         yield Row(group, "peak on the axis", "mm", of_theirs.peak_mm, of_ours.peak_mm)
@@ -188,6 +198,8 @@ def _axis_rows(axes, theirs, ours, reference: ReferenceDose) -> Iterator[Row]:
         for share in DEPTH_SHARES if np.isfinite(r80) else ():
             center = of_theirs.start_mm + share * r80 * of_theirs.direction
             guess = sigma_guess_mm(spot, center)
+            if not _alone(spot, center, reference.spots, 4.0 * guess):
+                continue
             sigmas = [
                 core_sigma_mm(d, reference.grid, center, spot.direction, guess)
                 for d in (theirs, ours)
@@ -196,10 +208,20 @@ def _axis_rows(axes, theirs, ours, reference: ReferenceDose) -> Iterator[Row]:
     if len(axes) > 1:
         apart = np.array([o.distal_mm() - t.distal_mm() for _, t, o in axes])
         if np.any(np.isfinite(apart)):
-            group, mean = "All listed spots", float(np.nanmean(apart))
+            group, mean = "All listed axes", float(np.nanmean(apart))
             worst = float(apart[np.nanargmax(np.abs(apart))])
             yield Row(group, "mean difference of R80", "mm", 0.0, mean)
             yield Row(group, "worst difference of R80", "mm", 0.0, worst)
+
+
+def _alone(spot: SingleSpot, center, spots: Sequence[SingleSpot], radius_mm: float) -> bool:
+    """Whether no spot with another axis passes a place so near that widths would mix."""
+    directions = np.array([s.direction for s in spots])
+    offset = center - np.array([s.position_mm for s in spots])
+    along = (offset * directions).sum(axis=1, keepdims=True)
+    apart = np.linalg.norm(offset - along * directions, axis=1)
+    same = np.linalg.norm(directions - spot.direction, axis=1) < 1e-4
+    return not np.any((apart < radius_mm) & ~(same & (apart < 0.1)))
 
 
 def sigma_guess_mm(spot: SingleSpot, at_mm: np.ndarray) -> float:

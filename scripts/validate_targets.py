@@ -62,6 +62,11 @@ MONTE_CARLO = (
 )
 MC_CSDA_MM = {70: 41.00, 100: 77.54, 150: 158.47, 200: 260.73, 230: 330.92}  # of its own tables
 MC_I_EV = 78.0
+MC_LETD_KEV_UM = {  # on the axis, primaries only, at these shares of R80
+    100: (0.76, 0.98, 2.0, 4.2, 9.9), 150: (0.57, 0.72, 1.46, 2.9, 8.4),
+    200: (0.47, 0.59, 1.17, 2.3, 7.5),
+}
+LETD_SHARES = (0.1, 0.5, 0.9, 0.97, 1.0)
 # fmt: on
 
 
@@ -98,6 +103,7 @@ def targets() -> dict[str, Callable[[DoseEngine], Iterator[Check]]]:
         "Multiple scattering": lambda _: scattering(),
         "Nuclear interactions": lambda _: nuclear(),
         "Depth dose in water": lambda _: depth_dose(),
+        "LETd in water": lambda _: letd(),
         "Machine": lambda _: machine(),
         "CT and materials": lambda _: tissues(),
         "Metrics": lambda _: metrics(),
@@ -210,6 +216,17 @@ def depth_dose() -> Iterator[Check]:
         yield Check(
             group, f"energy deposited, {label}", "", share, ours, tolerance, False, MCSQUARE
         )
+
+
+def letd() -> Iterator[Check]:
+    for energy, values in MC_LETD_KEV_UM.items():
+        depth = np.arange(0.0, 1.08 * float(csda_range_mm(float(energy))), 0.1)
+        kernel = pristine_peak(float(energy), depth, 0.0, 0.1, MC_I_EV, nuclear=False)
+        r80 = distal_mm(depth, kernel.dose_mev_cm2_g, 0.8)
+        for share, value in zip(LETD_SHARES, values):
+            ours = float(np.interp(share * r80, depth, kernel.letd_kev_um))
+            name = f"LETd of primaries at {share:g} of R80, {energy} MeV"
+            yield Check("LETd in water", name, "keV/µm", value, ours, 0.06, True, MCSQUARE)
 
 
 def machine() -> Iterator[Check]:
