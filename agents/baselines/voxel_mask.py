@@ -57,7 +57,8 @@ class MaskBaseline:
     def _mask(self, place: "_Place") -> np.ndarray:
         seen = place.env.unwrapped.state
         n = self.evaluations(seen.budget)
-        rounds_left = max(1, self.n_rounds - seen.round)
+        n_rounds = 1 if place.env.unwrapped.task.oneshot else self.n_rounds
+        rounds_left = max(1, n_rounds - seen.round)
         room = int(seen.work_left / rounds_left / n)
         action = np.zeros(place.env.action_space.n, np.int8)
         action[fill(self.rates(seen), seen.case, room, place.rng)] = 1

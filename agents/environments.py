@@ -1,0 +1,98 @@
+"""Which environment agents learn in and are judged in."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, get_context, set_forkserver_preload
+
+import gymnasium as gym
+
+import ptenv
+from engine.parallel import set_threads
+from ptenv.cases.library import load_case
+from ptenv.cases.recipe import checked_case, procedural_id, split_seeds
+
+gym.register_envs(ptenv)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An id with the settings that all agents share, and those of the agents that learn.
+
+    ``action``, ``observation``, ``reward`` and ``n_patients`` of the training split are the
+    learner's; baselines bring their own action kind. ``recipe`` overrides settings of the cases.
+    """
+
+    id: str = "ptenv/VoxelMask-mini-v0"
+    action: str = "field"
+    observation: str = "compact"
+    reward: str = "potential"
+    n_patients: int | None = 64
+    recipe: dict | None = None
+
+    def make(self, **settings) -> gym.Env:
+        """The environment as anyone plays it; settings override the id's."""
+        if self.recipe:
+            settings = {"recipe": dict(self.recipe), **settings}
+        return gym.make(self.id, **settings)
+
+    def make_for_training(self) -> gym.Env:
+        """The learner's environment on the training split."""
+        return self.make(
+            **self.learner_settings(), reward=self.reward, split="train", n_patients=self.n_patients
+        )
+
+    def learner_settings(self) -> dict[str, str]:
+        """What an agent must find as it was in training."""
+        return {"action": self.action, "observation": self.observation}
+
+    def prepare(self, case: str) -> str:
+        """Build a case into the cache, unless it is there already; returns its name."""
+        load_case(self.make().unwrapped.case_recipe(case))
+        return case
+
+    def training_cases(self) -> list[str]:
+        return [procedural_id(seed) for seed in split_seeds("train", self.n_patients)]
+
+
+def prepare_cases(
+    environment: Environment, cases: Sequence[str], workers: int = 1,
+    progress: Callable[[int], None] = lambda n: None,
+) -> None:  # fmt: skip
+    """Build what the cache lacks, in several processes; ``progress`` gets the number done."""
+    if workers <= 1 or len(cases) <= 1:
+        for done, case in enumerate(cases, start=1):
+            environment.prepare(case)
+            progress(done)
+        return
+    with worker_pool(workers) as pool:
+        for done, _ in enumerate(pool.map(environment.prepare, cases), start=1):
+            progress(done)
+
+
+def preload_workers(*modules: str) -> None:
+    """Let the server that forks worker processes import modules once for all of them.
+
+    Call it before the first pool or vector environment of the process; later it does nothing.
+    """
+    if "forkserver" in get_all_start_methods():
+        set_forkserver_preload(["__main__", *modules])
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one thread each; what has not begun is dropped when an error ends the block."""
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=set_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def chosen_cases(cases: list[str] | None, split: str, n_cases: int | None) -> list[str]:
+    """Named cases in their canonical form, or the first ``n_cases`` of a split."""
+    if cases:
+        return [checked_case(c) for c in cases]
+    return [procedural_id(seed) for seed in split_seeds(split, n_cases)]

@@ -1,0 +1,45 @@
+"""Where training figures go: csv files in the output folder, and Weights & Biases if wished."""
+
+from pathlib import Path
+
+from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger
+
+
+def csv_logger(folder: Path, n_steps: int) -> Logger:
+    """A csv file for the run from ``n_steps`` on; one that goes on later begins another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Logger(str(folder), [CSVOutputFormat(str(_csv_path(folder, n_steps)))])
+
+
+def wandb_logger(
+    folder: Path, n_steps: int, project: str = "ptenv", mode: str = "offline",
+    name: str | None = None,
+) -> Logger:  # fmt: skip
+    """The csv file, and a run of Weights & Biases; offline needs no account."""
+    if mode not in ("offline", "online", "disabled"):
+        raise ValueError(f"mode={mode!r} is unknown; choose offline, online or disabled.")
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError("logger=wandb needs wandb: pip install 'ptenv[agents]'.") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    run = wandb.init(project=project, mode=mode, name=name, dir=str(folder), resume="never")
+    return Logger(str(folder), [CSVOutputFormat(str(_csv_path(folder, n_steps))), WandbWriter(run)])
+
+
+class WandbWriter(KVWriter):
+    """Hands numbers on to a wandb run."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def write(self, key_values: dict, key_excluded: dict, step: int = 0) -> None:
+        numbers = {k: v for k, v in key_values.items() if isinstance(v, (int, float))}
+        self.run.log(numbers, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def _csv_path(folder: Path, n_steps: int) -> Path:
+    return folder / f"progress_{n_steps:07d}.csv"

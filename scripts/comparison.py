@@ -1,0 +1,105 @@
+"""Agents side by side in a folder: episodes to play again, scores, one table, pictures of cases."""
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from agents.environments import Environment, prepare_cases
+from agents.evaluation import (
+    COLUMNS,
+    DECIMALS,
+    EXPLAINED,
+    Trials,
+    by_budget,
+    evaluate,
+    keep_all_row,
+    summary,
+)
+from ptenv.cases.library import load_case
+from ptenv.envs.voxel_mask import State
+from ptenv.envs.voxel_mask_render import picture_figure
+from ptenv.rendering import save, score_table
+from scripts.record import stage
+
+LONG = ("actions", "metrics", "settings")  # columns of the JSON lines that a table cannot hold
+
+
+@contextmanager
+def counted(total: int, unit: str):
+    """A bar on a terminal, nothing elsewhere; yields what takes the number done."""
+    with tqdm(total=total, unit=unit, leave=False, disable=None) as bar:
+        yield lambda done: bar.update(done - bar.n)
+
+
+@dataclass(frozen=True)
+class CasePictures:
+    """Draws the plans of one agent, one file a case."""
+
+    folder: Path
+    agent: str
+
+    def __call__(self, agent: str, state: State) -> None:
+        if agent == self.agent:
+            title = f"{state.case.case_id}: {agent}, {100 * state.budget:g} % of keep-all's work"
+            name = state.case.case_id.replace(":", "-")
+            save(picture_figure(state, title=title), self.folder / f"{name}.png")
+
+
+def build_cases(environment: Environment, cases: Sequence[str], workers: int, title: str) -> None:
+    """Build what the cache lacks of some cases."""
+    with stage(title) as notes, counted(len(cases), "case") as progress:
+        prepare_cases(environment, cases, workers, progress)
+        notes.append(f"{len(cases)} cases")
+
+
+def compare(
+    environment: Environment, agents: Mapping[str, object], cases: Sequence[str], trials: Trials,
+    workers: int, folder: Path, picture_of: str | None,
+) -> list[dict]:  # fmt: skip
+    """Play, write episodes and scores, draw; one row an episode, keep-all's anchors first."""
+    draw: Callable | None = None
+    if picture_of is not None:
+        (folder / "pictures").mkdir(exist_ok=True)
+        draw = CasePictures(folder / "pictures", picture_of)
+    n_episodes = len(cases) * len(agents) * len(trials.budgets) * trials.n_samplings
+    with stage("Evaluation") as notes, counted(n_episodes, "episode") as progress:
+        played = evaluate(environment, agents, cases, trials, workers, progress, draw)
+        notes.append(f"{len(played)} episodes")
+    _write_episodes(played, folder)
+    player = environment.make().unwrapped
+    anchors = [{**keep_all_row(load_case(player.case_recipe(c))), "case": c} for c in cases]
+    rows = [*anchors, *played]
+    _write_csv(summary(rows), folder / "scores.csv")
+    (folder / "scores.txt").write_text(f"{tables(rows)}\n", encoding="utf-8")
+    return rows
+
+
+def tables(rows: Sequence[Mapping]) -> str:
+    """The one table, how to read it, and the scores by budget."""
+    shown = [
+        {title: row.get(name) for name, title in COLUMNS.items()} for row in summary(rows)
+    ]  # fmt: skip
+    played = [row for row in rows if "budget" in row]
+    scores = score_table(by_budget(played), decimals=3)
+    return f"{score_table(shown, decimals=DECIMALS)}\n\n{EXPLAINED}\n\nscore by budget\n{scores}"
+
+
+def _write_episodes(rows: Sequence[Mapping], folder: Path) -> None:
+    """episodes.jsonl holds all that plays them again; episodes.csv their figures."""
+    with (folder / "episodes.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    figures = [{k: v for k, v in row.items() if k not in LONG} for row in rows]
+    _write_csv(figures, folder / "episodes.csv")
+
+
+def _write_csv(rows: Sequence[Mapping], path: Path) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)

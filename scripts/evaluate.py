@@ -1,0 +1,55 @@
+"""Compare agents and baselines on the same episodes: score, Q, plan metrics, pictures.
+
+Writes into the folder ``output``: scores.txt and .csv, episodes.csv and .jsonl (with the actions,
+to play them again), pictures/, config.yaml, record.json.
+"""
+
+import sys
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from agents.environments import chosen_cases, preload_workers
+from agents.evaluation import mean_score
+from agents.rl.trained import TrainedAgent
+from engine.parallel import threads
+from scripts.comparison import build_cases, compare, tables
+from scripts.record import output_folder, save_record
+
+
+def run(cfg: DictConfig) -> float:
+    """One comparison; returns the mean score of the agent that is drawn, for sweeps."""
+    folder = output_folder()
+    save_record(cfg, folder)
+    environment = instantiate(cfg.env, _convert_="all")
+    trials = instantiate(cfg.trials, _convert_="all")
+    cases = chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
+    agents = dict(instantiate(cfg.baselines, _convert_="all"))
+    agents |= {_name(path): TrainedAgent(path) for path in cfg.agents}
+    drawn = _drawn(cfg.picture_of, list(agents))
+    workers = cfg.workers or threads()
+    preload_workers("agents.rl.trained", "agents.evaluation")
+
+    build_cases(environment, cases, workers, "Cases")
+    rows = compare(environment, agents, cases, trials, workers, folder, drawn)
+
+    print(f"\n{tables(rows)}\n\nWritten to {folder}/")
+    return mean_score(rows, drawn)
+
+
+def _name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _drawn(wished: str | None, names: list[str]) -> str:
+    if not names:
+        raise ValueError("agents=[] and no baselines: nobody would play; name one.")
+    if wished is not None and wished not in names:
+        raise ValueError(f"picture_of={wished!r} does not play; choose from {names}.")
+    return wished or names[-1]
+
+
+if __name__ == "__main__":
+    from scripts.cli import main
+
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,115 @@
+"""Train an agent by reinforcement learning and compare it with the baselines on new patients.
+
+Writes into the folder ``output``: agent/ (the trained agent), checkpoints/, learning_curve.csv and
+.png, log/, scores.txt and .csv, episodes.csv and .jsonl, pictures/, config.yaml, record.json. A run
+that was stopped goes on when it is called with the same ``output``.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from agents.environments import chosen_cases, preload_workers
+from agents.evaluation import mean_score, summary
+from agents.rl.checkpoints import last_checkpoint
+from agents.rl.curve import read_curve
+from agents.rl.trained import TrainedAgent, save_agent
+from agents.rl.training import train
+from engine.parallel import threads
+from ptenv.rendering import learning_curve, save
+from scripts.comparison import build_cases, compare, tables
+from scripts.record import output_folder, save_record, stage
+
+TRAINED = "trained agent"
+MUST_AGREE = ("env", "agent")  # of a run that goes on
+
+
+def run(cfg: DictConfig) -> float:
+    """Train and judge; returns the mean score on the cases that judge, for sweeps."""
+    folder = output_folder()
+    _refuse_another_run(cfg, folder)
+    save_record(cfg, folder)
+    environment = instantiate(cfg.env, _convert_="all")
+    learner = instantiate(cfg.agent, _convert_="all")
+    schedule = instantiate(cfg.schedule)
+    trials = instantiate(cfg.trials, _convert_="all")
+    cases = chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
+    agents = dict(instantiate(cfg.baselines, _convert_="all"))
+    logger = instantiate(cfg.logger)
+    workers = cfg.workers or threads()
+    preload_workers("agents.rl.training", "agents.evaluation")
+    print(f"Writing to {folder}/ (the same command with output={folder} goes on after a stop)")
+
+    build_cases(environment, environment.training_cases(), workers, "Patients to learn on")
+    build_cases(environment, cases, workers, "Patients to judge on")
+    with stage("Training") as notes, _progress(schedule.n_steps) as progress:
+        model = train(learner, environment, schedule, folder, cfg.seed, logger, progress)
+        save_agent(model, folder / "agent", environment.learner_settings())
+        notes.append(f"{model.num_timesteps} steps of {environment.id}")
+    agents[TRAINED] = TrainedAgent(str(folder))
+    rows = compare(environment, agents, cases, trials, workers, folder, TRAINED)
+    _draw_curve(folder, rows)
+
+    print(f"\n{tables(rows)}\n\nWritten to {folder}/")
+    return mean_score(rows, TRAINED)
+
+
+def _refuse_another_run(cfg: DictConfig, folder: Path) -> None:
+    """A folder with checkpoints is gone on with only by the same agent in the same environment."""
+    if cfg.resume not in ("auto", "never"):
+        raise ValueError(f"resume={cfg.resume} is unknown; choose auto or never.")
+    begun = last_checkpoint(folder / "checkpoints")
+    if begun is None:
+        return
+    if cfg.resume == "never":
+        raise ValueError(f"output={folder} holds a run already; name another, or resume=auto.")
+    before = OmegaConf.load(folder / "config.yaml")
+    for group in MUST_AGREE:
+        now = OmegaConf.to_container(cfg[group], resolve=True)
+        if OmegaConf.to_container(before[group], resolve=True) != now:
+            raise ValueError(
+                f"output={folder} was begun with another {group} (its config.yaml says which); "
+                "name another folder, or give the same settings to go on."
+            )
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, float | None], None]]:
+    """A bar with the mean score of the last episodes; elsewhere than on a terminal ten lines."""
+    told = [0]
+    with tqdm(total=total, unit="step", leave=False, disable=None) as bar:
+
+        def show(n_steps: int, score: float | None) -> None:
+            if score is not None:
+                bar.set_postfix(score=f"{score:.3f}", refresh=False)
+            bar.update(n_steps - bar.n if not bar.disable else 0)
+            tenth = 10 * n_steps // total
+            if bar.disable and score is not None and tenth > told[0]:
+                told[0] = tenth
+                print(f"\n  {n_steps:>7} steps, score {score:6.3f}", end=" ", flush=True)
+
+        yield show
+    if told[0]:
+        print(flush=True)
+
+
+def _draw_curve(folder: Path, rows: list[dict]) -> None:
+    """Scores of training episodes beside what the others reach on the cases that judge."""
+    lines = read_curve(folder / "learning_curve.csv")
+    if not lines:
+        return
+    steps, scores = ([line[name] for line in lines] for name in ("n_steps", "score"))
+    others = {r["agent"]: r["score"] for r in summary(rows)}
+    figure = learning_curve({"training episodes": (steps, scores)}, others)
+    save(figure, folder / "learning_curve.png")
+
+
+if __name__ == "__main__":
+    from scripts.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
