@@ -1,9 +1,6 @@
 """What a score is measured between: computed once per case and frozen with it."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from math import exp, log
 
 import numpy as np
@@ -11,11 +8,10 @@ import numpy as np
 from engine.dose.quantities import RbeDose
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import ClinicalQuality, Goal
-from engine.optimization.objectives import UniformDose
+from engine.optimization.objectives import dose_driving
 from engine.optimization.problem import PlanningProblem
 from engine.optimization.solvers import LBFGSB
 from engine.optimization.voxel_sampling import thin_to_budget
-from engine.parallel import threads
 
 EVALUATIONS = 100  # of keep-all, and of each anchor mask: the paper's iteration count
 LOWEST_SCORE, HIGHEST_SCORE = -1.0, 1.5
@@ -91,11 +87,13 @@ def compute_anchors(
     ``candidates`` (n_rows,) bool are the rows that sampling may choose.
     """
     keep_all = LBFGSB(max_evaluations=EVALUATIONS, tolerance=0.0).solve(problem, start)
-    finish = LBFGSB(max_evaluations=converged_evaluations, tolerance=0.0)
-    masks = [(b, index) for b in budgets for index in range(n_masks)]
-    sampled = (partial(_uniform_value, problem, start, candidates, *m) for m in masks)
-    converged, *found = _side_by_side([partial(finish.solve, problem, keep_all.weights), *sampled])
-    values = {b: [v for (of, _), v in zip(masks, found) if of == b] for b in budgets}
+    converged = LBFGSB(max_evaluations=converged_evaluations, tolerance=0.0).solve(
+        problem, keep_all.weights
+    )
+    values = {
+        b: [_uniform_value(problem, start, candidates, b, index) for index in range(n_masks)]
+        for b in budgets
+    }
     # nothing the anchors met may lie below F*: rho of the bound itself would be negative
     f_star = min(converged.value, keep_all.value, *(min(v) for v in values.values()))
     rho_all = max(keep_all.value - f_star, 1e-9 * max(abs(f_star), 1e-12))
@@ -126,30 +124,17 @@ def _uniform_value(problem, start, candidates, budget: float, index: int) -> flo
 def _quality(problem, balanced, evaluation, goals, evaluations: int) -> dict:
     """Anchors of Q from three converged plans: target first, balanced, organs first."""
     solver = LBFGSB(max_evaluations=evaluations, tolerance=1e-6)
-    others = [_reweighted(problem, factor) for factor in (1.0 / PRIORITY, PRIORITY)]
-    solutions = _side_by_side([partial(solver.solve, other, balanced) for other in others])
-    plans = [balanced, *(s.weights for s in solutions)]
-    metrics = [_metrics(problem, evaluation, weights) for weights in plans]
-    return ClinicalQuality.from_plans(goals, metrics).as_dict()
-
-
-def _side_by_side(tasks: Sequence[Callable]) -> list:
-    """Results of independent solves in their order, a few at a time; each is the same alone."""
-    n = min(threads(), len(tasks))
-    if n <= 1:
-        return [task() for task in tasks]
-    pool = ThreadPoolExecutor(n)
-    try:
-        return [f.result() for f in [pool.submit(task) for task in tasks]]
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
+    plans = [_metrics(problem, evaluation, balanced)]
+    for factor in (1.0 / PRIORITY, PRIORITY):
+        solution = solver.solve(_reweighted(problem, factor), balanced)
+        plans.append(_metrics(problem, evaluation, solution.weights))
+    return ClinicalQuality.from_plans(goals, plans).as_dict()
 
 
 def _reweighted(problem: PlanningProblem, factor: float) -> PlanningProblem:
-    """The problem with everything but the targets' objectives weighted by a factor."""
+    """The problem with everything but what asks for dose in the targets weighted by a factor."""
     objectives = [
-        o if isinstance(o, UniformDose) else replace(o, weight=o.weight * factor)
-        for o in problem.objectives
+        o if dose_driving(o) else replace(o, weight=o.weight * factor) for o in problem.objectives
     ]
     return replace(problem, objectives=objectives)
 

@@ -6,7 +6,7 @@ import pytest
 
 from engine.optimization.solvers import LBFGSB
 from engine.parallel import set_threads, threads
-from ptenv.cases.anchors import EVALUATIONS, FLOOR, SMALLEST_GAP, Anchors
+from ptenv.cases.anchors import EVALUATIONS, FLOOR, SMALLEST_GAP, Anchors, _reweighted
 from ptenv.cases.build import build_case
 
 
@@ -70,3 +70,17 @@ def test_anchors_do_not_depend_on_threads(case, recipe):
             assert build_case(recipe).anchors == case.anchors
     finally:
         set_threads(before)
+
+
+def test_priorities_change_the_weights_of_all_but_the_targets(case):
+    targets = (*case.targets, *(f"{t}-Higher" for t in case.targets))
+    for before, after in zip(case.problem.objectives, _reweighted(case.problem, 10.0).objectives):
+        factor = 1.0 if before.structure in targets else 10.0
+        assert after.weight == factor * before.weight
+
+
+def test_quality_lies_between_the_anchor_plans(case):
+    """Every goal's worst anchor is worse than its best, at least 1 Gy or 2 % apart."""
+    for goal in case.quality.scorecard.goals:
+        anchor = case.quality.scorecard.anchors[goal.key]
+        assert goal.sign * (anchor.ideal - anchor.worst) >= (1.0 if goal.unit == "Gy" else 2.0)
