@@ -1,5 +1,6 @@
 """What a score is measured between: computed once per case and frozen with it."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from math import exp, log
 
@@ -81,24 +82,29 @@ def compute_anchors(
     n_masks: int,
     converged_evaluations: int,
     quality_evaluations: int,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Anchors:
     """Solve the anchor plans of a case; chance comes from a fixed seed, so they are frozen.
 
-    ``candidates`` (n_rows,) bool are the rows that sampling may choose.
+    ``candidates`` (n_rows,) bool are the rows that sampling may choose. ``tell`` hears of every
+    stage of what takes minutes on a large case.
     """
+    tell(f"keep-all, {EVALUATIONS} evaluations")
     keep_all = LBFGSB(max_evaluations=EVALUATIONS, tolerance=0.0).solve(problem, start)
+    tell(f"F*, {converged_evaluations} evaluations")
     converged = LBFGSB(max_evaluations=converged_evaluations, tolerance=0.0).solve(
         problem, keep_all.weights
     )
-    values = {
-        b: [_uniform_value(problem, start, candidates, b, index) for index in range(n_masks)]
-        for b in budgets
-    }
+    values = {}
+    for b in budgets:
+        tell(f"{n_masks} uniform masks at {100 * b:g} % of keep-all's work")
+        values[b] = [_uniform_value(problem, start, candidates, b, i) for i in range(n_masks)]
     # nothing the anchors met may lie below F*: rho of the bound itself would be negative
     f_star = min(converged.value, keep_all.value, *(min(v) for v in values.values()))
     rho_all = max(keep_all.value - f_star, 1e-9 * max(abs(f_star), 1e-12))
     log_rho = {b: np.log(np.maximum(np.array(v) - f_star, FLOOR * rho_all))
                for b, v in values.items()}  # fmt: skip
+    tell(f"two plans of other priorities, {quality_evaluations} evaluations each at most")
     return Anchors(
         f_star=f_star,
         f_start=float(keep_all.trace[0, 1]),

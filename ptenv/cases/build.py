@@ -1,7 +1,9 @@
 """Build a voxel-mask case from its recipe: patient, spots, influence matrix, features, anchors."""
 
-import logging
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from time import perf_counter
 
 import numpy as np
 from scipy.ndimage import map_coordinates
@@ -28,8 +30,7 @@ from ptenv.cases.anchors import compute_anchors
 from ptenv.cases.case import BODY, GROUPS, Case, judged_rows
 from ptenv.cases.recipe import MACHINE, VoxelMaskRecipe
 
-logger = logging.getLogger(__name__)
-
+LONG_BUILD_NONZEROS = 20_000_000  # from here on the anchors take more than some seconds
 SERIAL = ("SpinalCord", "Brainstem")
 OPTIC = ("OpticNrv", "OpticChiasm", "Eye", "Lens")
 GLAND = ("Parotid", "Glnd_Submand")
@@ -71,17 +72,28 @@ def build_case(recipe: VoxelMaskRecipe) -> Case:
         organ_distance_mm=organ_distance, candidates=_candidates(patient, influence, regions),
         start_weights=initial_weights(problem), hu=_hu_on(patient, grid), plan=_plain(plan),
     )  # fmt: skip
-    logger.info(
-        "case %s: %d rows, %d spots, %d nonzeros; solving its anchors",
-        case.case_id, influence.n_rows, influence.n_spots, influence.n_nonzeros,
-    )  # fmt: skip
+    tell = _teller(case)
+    tell(f"{influence.n_rows} voxels, {influence.n_spots} spots, {influence.n_nonzeros} nonzeros")
     goals = _goals(patient, names)
     wanted = replace(case.evaluation, metrics={g.structure: _metric_names(goals, g) for g in goals})
     anchors = compute_anchors(
         problem, case.start_weights, case.candidates, wanted, goals, recipe.budgets,
         recipe.n_anchor_masks, recipe.converged_evaluations, recipe.quality_evaluations,
+        tell,
     )  # fmt: skip
     return case.with_anchors(anchors)
+
+
+def _teller(case: Case) -> Callable[[str], None]:
+    """Says on standard error what a build of minutes is at; small cases are built in silence."""
+    began, large = perf_counter(), case.influence.n_nonzeros > LONG_BUILD_NONZEROS
+
+    def tell(text: str) -> None:
+        if large:
+            seconds = perf_counter() - began
+            print(f"building case {case.case_id}, {seconds:.0f} s: {text}", file=sys.stderr)
+
+    return tell
 
 
 def scored_grid(patient: Patient, spacing_mm: float, ring_mm: float) -> Grid:
