@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from tqdm import tqdm
@@ -74,7 +75,7 @@ def compare(
     player = environment.make().unwrapped
     anchors = [{**keep_all_row(load_case(player.case_recipe(c))), "case": c} for c in cases]
     rows = [*anchors, *played]
-    _write_csv(summary(rows), folder / "scores.csv")
+    write_csv(summary(rows), folder / "scores.csv")
     (folder / "scores.txt").write_text(f"{tables(rows)}\n", encoding="utf-8")
     return rows
 
@@ -92,14 +93,24 @@ def tables(rows: Sequence[Mapping]) -> str:
 def _write_episodes(rows: Sequence[Mapping], folder: Path) -> None:
     """episodes.jsonl holds all that plays them again; episodes.csv their figures."""
     with (folder / "episodes.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
     figures = [{k: v for k, v in row.items() if k not in LONG} for row in rows]
-    _write_csv(figures, folder / "episodes.csv")
+    write_csv(figures, folder / "episodes.csv")
 
 
-def _write_csv(rows: Sequence[Mapping], path: Path) -> None:
+def write_csv(rows: Sequence[Mapping], path: Path) -> None:
+    """Rows with whatever columns they have."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _finite(value):
+    """The value with null for what is no number: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

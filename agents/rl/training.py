@@ -55,8 +55,8 @@ def train(
 ) -> BaseAlgorithm:
     """The trained model. A checkpoint in ``folder/checkpoints`` is gone on from.
 
-    The same seed gives the same weights, in one process or several; a run that was resumed
-    starts new episodes and so differs from one that was not.
+    The same seed gives the same weights. In processes rewards are not rounded to float32, which
+    changes them a little; a run that was resumed starts new episodes and differs, too.
     """
     torch.set_num_threads(1)  # the nets are small, and the environments use the cores
     checkpoints = folder / "checkpoints"

@@ -1,0 +1,104 @@
+"""How much there is to learn: random, best heuristic, privileged search, bound, sampling noise."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.baselines.search import CrossEntropySearch, Found
+from agents.environments import Environment, worker_pool
+from ptenv.cases.case import Case
+
+NEEDED = 3.0  # times the sampling noise, by which privileged search must beat the best heuristic
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """The verdict over all cases and budgets: mean scores, and what they say."""
+
+    random: float
+    heuristic: str
+    best_heuristic: float
+    privileged: float
+    best_plan: float
+    bound: float  # keep-all at 100 evaluations
+    converged: float  # F*, clipped as scores are
+    noise: float
+    n_plans: int
+
+    @property
+    def gain(self) -> float:
+        return self.privileged - self.best_heuristic
+
+    @property
+    def is_enough(self) -> bool:
+        return self.gain >= NEEDED * self.noise
+
+    def __str__(self) -> str:
+        times = self.gain / self.noise if self.noise > 0 else float("inf")
+        verdict = "headroom" if self.is_enough else "NOT ENOUGH headroom"
+        return (
+            f"{verdict}: privileged search beats {self.heuristic!r} by {self.gain:.3f}, "
+            f"{times:.1f} times the sampling noise of {self.noise:.3f} (wanted: {NEEDED:g})."
+        )
+
+
+def search_all(
+    search: CrossEntropySearch, environment: Environment, cases: Sequence[str],
+    budgets: Sequence[float], workers: int, progress: Callable[[int], None] = lambda n: None,
+) -> dict[tuple[str, float], Found]:  # fmt: skip
+    """Privileged search on every case and budget."""
+    jobs = [(case, budget) for case in cases for budget in budgets]
+    found: dict[tuple[str, float], Found] = {}
+    if workers <= 1:
+        for done, job in enumerate(jobs, start=1):
+            found[job] = search.search(environment, *job)
+            progress(done)
+        return found
+    with worker_pool(workers) as pool:
+        futures = {pool.submit(search.search, environment, *job): job for job in jobs}
+        for done, future in enumerate(as_completed(futures), start=1):
+            found[futures[future]] = future.result()
+            progress(done)
+    return found
+
+
+def headroom_rows(
+    played: Iterable[Mapping], found: Mapping[tuple[str, float], Found],
+    cases: Mapping[str, Case], random: str, heuristics: Sequence[str],
+) -> list[dict]:  # fmt: skip
+    """One row a case and budget; the best heuristic is the best over all of them."""
+    scores: dict[tuple[str, float], dict[str, list[float]]] = {}
+    for row in played:
+        place = scores.setdefault((row["case"], row["budget"]), {})
+        place.setdefault(row["agent"], []).append(row["score"])
+    best = max(heuristics, key=lambda name: np.mean([np.mean(s[name]) for s in scores.values()]))
+    rows = []
+    for (name, budget), of in scores.items():
+        anchors, result = cases[name].anchors, found[name, budget]
+        rows.append({
+            "case": cases[name].case_id, "budget %": 100.0 * budget,
+            "random": float(np.mean(of[random])), "heuristic": best,
+            "best heuristic": float(np.mean(of[best])),
+            "privileged": float(result.scores.mean()), "best plan": float(result.best_plan),
+            "keep-all": 1.0, "F*": anchors.score(anchors.f_star, budget),
+            "noise": float(np.std(of[best], ddof=1)) if len(of[best]) > 1 else float("nan"),
+            "kind": result.kind, "plans": result.n_plans,
+        })  # fmt: skip
+    return rows
+
+
+def headroom(rows: Sequence[Mapping]) -> Headroom:
+    """Means over cases and budgets; the noise is that of one episode."""
+
+    def mean(name: str) -> float:
+        return float(np.mean([row[name] for row in rows]))
+
+    return Headroom(
+        random=mean("random"), heuristic=rows[0]["heuristic"],
+        best_heuristic=mean("best heuristic"), privileged=mean("privileged"),
+        best_plan=mean("best plan"), bound=mean("keep-all"), converged=mean("F*"),
+        noise=float(np.sqrt(np.mean([row["noise"] ** 2 for row in rows]))),
+        n_plans=int(sum(row["plans"] for row in rows)),
+    )  # fmt: skip

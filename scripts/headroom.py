@@ -1,0 +1,72 @@
+"""Tell how much there is to learn: random, best heuristic, privileged search, bounds, noise.
+
+Writes into the folder ``output``: headroom.txt, headroom.csv, scores and episodes of the baselines,
+config.yaml, record.json.
+"""
+
+import sys
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from agents.environments import chosen_cases, preload_workers
+from agents.headroom import headroom, headroom_rows, search_all
+from agents.rl.trained import TrainedAgent
+from engine.parallel import threads
+from ptenv.cases.library import load_case
+from ptenv.rendering import score_table
+from scripts.comparison import build_cases, compare, counted, tables, write_csv
+from scripts.record import output_folder, save_record, stage
+
+
+def run(cfg: DictConfig) -> float:
+    """One table; returns the gain of privileged search over the best heuristic."""
+    folder = output_folder()
+    save_record(cfg, folder)
+    environment = instantiate(cfg.env, _convert_="all")
+    trials = instantiate(cfg.trials, _convert_="all")
+    search = instantiate(cfg.search, _convert_="all")
+    baselines = dict(instantiate(cfg.baselines, _convert_="all"))
+    if cfg.random not in baselines or len(baselines) < 2:
+        raise ValueError(f"random={cfg.random!r} and a heuristic must be among {list(baselines)}.")
+    names = chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
+    trained = {path.rstrip("/").rpartition("/")[2]: TrainedAgent(path) for path in cfg.agents}
+    workers = cfg.workers or threads()
+    preload_workers("agents.headroom", "agents.evaluation")
+
+    build_cases(environment, names, workers, "Cases")
+    played = compare(environment, baselines | trained, names, trials, workers, folder, None)
+    with stage("Privileged search") as notes:
+        n_searches = len(names) * len(trials.budgets)
+        with counted(n_searches, "search") as progress:
+            found = search_all(search, environment, names, trials.budgets, workers, progress)
+        notes.append(f"{sum(f.n_plans for f in found.values())} plans")
+    player = environment.make().unwrapped
+    cases = {name: load_case(player.case_recipe(name)) for name in names}
+    heuristics = [name for name in baselines if name != cfg.random]
+    episodes = [row for row in played if "budget" in row]
+    rows = headroom_rows(episodes, found, cases, cfg.random, heuristics)
+    verdict = headroom(rows)
+
+    text = f"{_table(rows, verdict)}\n\n{verdict}\n"
+    (folder / "headroom.txt").write_text(text, encoding="utf-8")
+    write_csv(rows, folder / "headroom.csv")
+    print(f"\n{tables(played)}\n\n{text}\nWritten to {folder}/")
+    return verdict.gain
+
+
+def _table(rows: list[dict], verdict) -> str:
+    overall = {
+        "case": "mean", "random": verdict.random, "best heuristic": verdict.best_heuristic,
+        "privileged": verdict.privileged, "best plan": verdict.best_plan,
+        "keep-all": verdict.bound, "F*": verdict.converged, "noise": verdict.noise,
+        "plans": verdict.n_plans,
+    }  # fmt: skip
+    shown = [{k: v for k, v in row.items() if k != "heuristic"} for row in [*rows, overall]]
+    return score_table(shown, decimals={**dict.fromkeys(shown[0], 3), "budget %": 1})
+
+
+if __name__ == "__main__":
+    from scripts.cli import main
+
+    sys.exit(main(["headroom", *sys.argv[1:]]))

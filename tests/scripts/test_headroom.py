@@ -1,0 +1,44 @@
+"""``ptenv headroom``: the table and its verdict."""
+
+import csv
+
+import pytest
+
+from agents.headroom import Headroom
+from scripts import cli
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, tiny_cases):
+    folder = tmp_path_factory.mktemp("headroom")
+    quick = ("n_cases=1", "trials.n_samplings=2", "trials.budgets=[0.1]", "search.population=4",
+             "search.iterations=2", "search.n_final=2")  # fmt: skip
+    assert cli.main(["headroom", *tiny_cases, *quick, f"output={folder}"]) == 0
+    return folder
+
+
+def test_the_table_has_a_row_a_case_and_budget(measured):
+    with (measured / "headroom.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["case"] == "head-and-neck-10000"
+    assert float(row["keep-all"]) == 1.0
+    assert float(row["F*"]) > 1.0  # converged lies beyond keep-all at 100 evaluations
+    assert int(row["plans"]) == 2 * (4 * 2 + 2)
+    assert float(row["best plan"]) >= float(row["privileged"])
+
+
+def test_the_text_says_the_verdict(measured):
+    assert "times the sampling noise" in (measured / "headroom.txt").read_text()
+
+
+def test_three_times_the_noise_is_enough():
+    figures = dict(random=0.0, heuristic="h", best_heuristic=0.4, best_plan=0.6, bound=1.0,
+                   converged=1.5, noise=0.02, n_plans=1)  # fmt: skip
+    assert Headroom(privileged=0.461, **figures).is_enough
+    assert not Headroom(privileged=0.459, **figures).is_enough
+    assert "NOT ENOUGH" in str(Headroom(privileged=0.4, **figures))
+
+
+def test_random_must_be_among_the_baselines(tmp_path, tiny_cases, capsys):
+    assert cli.main(["headroom", *tiny_cases, "random=dice", f"output={tmp_path}"]) == 2
+    assert "random='dice'" in capsys.readouterr().err
