@@ -4,6 +4,9 @@ An entry is written under a temporary name and renamed, so a reader never sees h
 processes may build the same entry at once. Checksums are compared when a process first opens an
 entry; a damaged one is removed with a warning, and the caller builds it anew. The oldest entries
 go when the store outgrows its limit, and what an interrupted process left behind goes after a day.
+
+A map holds its file open, and many systems allow a process 1024 open files or fewer: the few arrays
+that make up an entry are mapped, the many small ones beside them are read.
 """
 
 import json
@@ -18,13 +21,14 @@ from zlib import crc32
 import numpy as np
 
 DEFAULT_LIMIT_GB = 20.0
+MAPPED_SHARE = 0.05  # of an entry's bytes: arrays from here on are mapped
 ABANDONED_S = 86_400.0  # age at which a folder that was never finished is removed
 TEMPORARY = ".building-"
 Entry = tuple[dict, dict[str, np.ndarray]]  # plain description, arrays by name
 
 
 class CacheWarning(UserWarning):
-    """An entry of the case cache was damaged and is built again."""
+    """An entry of the case cache was damaged or could not be read or written."""
 
 
 def default_folder() -> Path:
@@ -52,20 +56,18 @@ class CaseStore:
         shutil.rmtree(self._temporary_folder(), ignore_errors=True)
 
     def read(self, key: str) -> Entry | None:
-        """An entry with its arrays mapped read-only, or None if there is none that is whole."""
+        """An entry with its arrays read-only, or None if there is none that is whole."""
         folder = self.folder / key
         if not folder.is_dir():
             return None
         try:
             return self._opened(key, folder)
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            warnings.warn(
-                f"case cache entry {folder} is damaged ({error}); building it again.",
-                CacheWarning,
-                stacklevel=2,
-            )
+        except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError) as error:
+            _warn(f"case cache entry {folder} is damaged ({error}); building it again.")
             shutil.rmtree(folder, ignore_errors=True)
-            return None
+        except OSError as error:  # no rights, too many open files: the entry may be sound
+            _warn(f"case cache entry {folder} cannot be read ({error}); building the case anew.")
+        return None
 
     def write(self, key: str, description: dict, arrays: dict[str, np.ndarray]) -> None:
         """Add an entry; another process's equal entry is as good as ours."""
@@ -91,10 +93,10 @@ class CaseStore:
         entry = json.loads((folder / "entry.json").read_text())
         if crc32(entry["description"].encode()) != entry["checksum"]:
             raise ValueError("the description has another checksum")
+        mapped_from = MAPPED_SHARE * _size(folder)
         arrays = {}
         for name, checksum in entry["arrays"].items():
-            # a plain view: compiled code takes a map for another kind of array, call by call
-            array = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+            array = _read_only(folder / f"{name}.npy", mapped_from)
             if key not in self._checked and _checksum(array) != checksum:
                 raise ValueError(f"array {name!r} has another checksum")
             arrays[name] = array
@@ -138,6 +140,19 @@ def _limit_of_environment() -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"PTENV_CACHE_GB={text!r} is no number; unset it or give GB.") from None
+
+
+def _read_only(path: Path, mapped_from: float) -> np.ndarray:
+    """A file's array, mapped where the file has ``mapped_from`` bytes or more."""
+    mode = "r" if path.stat().st_size >= mapped_from else None
+    # a plain view: compiled code takes a map for another kind of array, call by call
+    array = np.asarray(np.load(path, mmap_mode=mode))
+    array.flags.writeable = False
+    return array
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, CacheWarning, stacklevel=3)
 
 
 def _checksum(array: np.ndarray) -> int:

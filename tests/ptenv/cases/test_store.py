@@ -31,8 +31,9 @@ def test_an_entry_comes_back_bit_by_bit_and_cannot_be_written_to(store):
         np.testing.assert_array_equal(found[name], array)
         assert found[name].dtype == array.dtype
         assert type(found[name]) is np.ndarray
-    with pytest.raises(ValueError, match="read-only"):
-        found["a"][0] = 1.0
+    for name in ("a", "deep.b"):  # one is mapped, one is read
+        with pytest.raises(ValueError, match="read-only"):
+            found[name][0] = 1
 
 
 def test_what_is_not_there_is_none(store):
@@ -74,6 +75,29 @@ def test_a_damaged_entry_is_warned_of_and_removed(store, damage):
     with pytest.warns(CacheWarning, match="is damaged .* building it again"):
         assert CaseStore(store.folder).read("k") is None
     assert not folder.exists()
+
+
+def test_an_entry_that_cannot_be_read_just_now_is_kept(store, monkeypatch):
+    store.write("k", DESCRIPTION, arrays())
+
+    def no_more_files(path, mmap_mode=None):
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.np, "load", no_more_files)
+        with pytest.warns(CacheWarning, match="cannot be read .*Too many open files.* anew"):
+            assert store.read("k") is None
+    assert store.read("k") is not None
+
+
+def test_large_arrays_are_mapped_and_small_ones_hold_no_file_open(store):
+    """A process may have 1024 open files or fewer, and every map holds one."""
+    parts = {f"part{i}": np.ones(100, np.float32) for i in range(50)}
+    store.write("k", DESCRIPTION, {"large": np.ones(250_000, np.float32), **parts})
+    _, found = store.read("k")
+    mapped = [name for name, array in found.items() if isinstance(array.base, np.memmap)]
+    assert mapped == ["large"]
+    assert not any(array.flags.writeable for array in found.values())
 
 
 def test_checksums_are_compared_when_a_process_first_opens_an_entry(store, monkeypatch):
