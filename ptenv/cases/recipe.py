@@ -2,12 +2,15 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from hashlib import sha256
 from math import isfinite
+from numbers import Integral
 from pathlib import Path
 
+from engine.geometry.plan import Beam
 from engine.io.openkbp import read_patient
 from engine.machine.library import DATA as MACHINES
 from engine.patient.patient import Patient
@@ -24,13 +27,14 @@ PROCEDURAL = re.compile(r"head-and-neck-(\d+)")
 
 # lowest and highest value of every number; None where a setting may be left to its default
 _BOUNDS = {
-    "ct_spacing_mm": (0.5, 20.0), "dose_grid_mm": (0.5, 20.0), "spot_spacing_mm": (1.0, 50.0),
+    "ct_spacing_mm": (0.5, 8.0), "dose_grid_mm": (0.5, 20.0), "spot_spacing_mm": (1.0, 50.0),
     "layer_spacing_mm": (0.5, 50.0), "lateral_margin_mm": (0.0, 50.0),
-    "lateral_cutoff": (1e-6, 0.5), "ring_mm": (1.0, 100.0), "n_anchor_masks": (1, 1000),
+    "lateral_cutoff": (1e-6, 0.1), "ring_mm": (1.0, 100.0), "n_anchor_masks": (1, 1000),
     "converged_evaluations": (1, 10**6), "quality_evaluations": (1, 10**6),
 }  # fmt: skip
 _COUNTS = ("n_anchor_masks", "converged_evaluations", "quality_evaluations")
-_OPTIONAL = ("layer_spacing_mm", "lateral_margin_mm")
+_OPTIONAL = ("layer_spacing_mm", "lateral_margin_mm", "target_volume_cm3")
+_LISTS = ("target_volume_cm3", "gantry_deg", "budgets")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ class VoxelMaskRecipe:
             raise ValueError(f"budgets={self.budgets} names one share twice.")
         if not self.gantry_deg:
             raise ValueError("gantry_deg is empty; give at least one field.")
+        if self.target_volume_cm3 is not None and len(self.target_volume_cm3) != 2:
+            raise ValueError(f"target_volume_cm3={self.target_volume_cm3} must be (low, high).")
+        for angle in self.gantry_deg:
+            Beam(angle)  # refuses what is no angle, before a patient is read
 
     def key(self) -> str:
         """Hash of all that the case depends on: settings, files of patient and machine, FORMAT."""
@@ -108,8 +116,10 @@ def split_seeds(split: str, n_patients: int | None) -> range:
     seeds = SPLITS[split]
     if n_patients is None:
         return seeds
-    if not 1 <= n_patients <= len(seeds):
-        raise ValueError(f"n_patients={n_patients} must lie in 1 … {len(seeds)} of {split!r}.")
+    if not isinstance(n_patients, Integral) or not 1 <= n_patients <= len(seeds):
+        raise ValueError(
+            f"n_patients={n_patients!r} must be a whole number in 1 … {len(seeds)} of {split!r}."
+        )
     return seeds[:n_patients]
 
 
@@ -140,9 +150,13 @@ def _openkbp_path(patient: str) -> Path:
 
 def _plain(name: str, value):
     """A setting as float, int or tuple of floats, within its bounds."""
-    if isinstance(value, (list, tuple)):
+    if value is None and name in _OPTIONAL:
+        return value
+    if name in _LISTS:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise ValueError(f"{name}={value!r} must be a list of numbers.")
         return tuple(_number(name, v) for v in value)
-    if name not in _BOUNDS or (value is None and name in _OPTIONAL):
+    if name not in _BOUNDS:
         return value
     low, high = _BOUNDS[name]
     number = _number(name, value)

@@ -1,7 +1,9 @@
 """Which voxels enter the plan optimization: the task, and its Gymnasium environment."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from time import perf_counter
 
 import gymnasium as gym
@@ -75,8 +77,8 @@ class VoxelMaskTask:
 
     def start(self, case: Case, budget: float) -> State:
         """The episode's first state: equal particles in every spot."""
-        if budget not in case.anchors.rho_uniform:
-            known = list(case.anchors.rho_uniform)
+        known = list(case.anchors.rho_uniform)
+        if budget not in known:
             raise ValueError(f"budget={budget} has no anchors in this case; choose from {known}.")
         work = int(budget * case.anchors.work_all)
         nothing = np.zeros(case.influence.n_rows, bool)
@@ -236,7 +238,7 @@ class VoxelMaskEnv(gym.Env):
             modes = self.metadata["render_modes"]
             raise ValueError(f"render_mode={render_mode!r} is unknown; choose from {modes}.")
         self.render_mode, self.cache = render_mode, cache
-        self._recipe = _checked_recipe({**PRESETS[preset], **(recipe or {})})
+        self._recipe = _checked_recipe(preset, recipe)
         self._pool = split_seeds(split, n_patients)
         self._fixed = None if case is None else checked_case(case)
         if budget is not None and budget not in self._recipe.budgets:
@@ -318,8 +320,8 @@ class VoxelMaskEnv(gym.Env):
         if action != "mask":
             return 1
         if max_rows is not None:
-            if max_rows < 1:
-                raise ValueError(f"max_rows={max_rows} must be at least 1.")
+            if not isinstance(max_rows, Integral) or max_rows < 1:
+                raise ValueError(f"max_rows={max_rows!r} must be a whole number, 1 or more.")
             return int(max_rows)
         if self._fixed is None:
             raise ValueError(
@@ -329,15 +331,21 @@ class VoxelMaskEnv(gym.Env):
         return load_case(self.case_recipe(self._fixed), self.cache).influence.n_rows
 
 
-def _checked_recipe(settings: dict) -> VoxelMaskRecipe:
-    try:
-        return VoxelMaskRecipe(patient=procedural_id(0), **settings)
-    except TypeError as error:
-        known = sorted(VoxelMaskRecipe.__dataclass_fields__)
-        raise ValueError(f"recipe has an unknown setting ({error}); known are {known}.") from None
+def _checked_recipe(preset: str, overrides: Mapping | None) -> VoxelMaskRecipe:
+    if not isinstance(overrides, Mapping | None):
+        raise ValueError(f"recipe={overrides!r} must be a mapping such as {{'dose_grid_mm': 3.0}}.")
+    settings = {**PRESETS[preset], **(overrides or {})}
+    known = sorted(set(VoxelMaskRecipe.__dataclass_fields__) - {"patient"})
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        hint = " The patient is the argument case." if "patient" in unknown else ""
+        raise ValueError(f"recipe has unknown settings {unknown}; known are {known}.{hint}")
+    return VoxelMaskRecipe(patient=procedural_id(0), **settings)
 
 
-def _checked_options(options: dict | None) -> dict:
+def _checked_options(options: Mapping | None) -> dict:
+    if not isinstance(options, Mapping | None):
+        raise ValueError(f"options={options!r} must be a mapping such as {{'budget': 0.1}}.")
     options = dict(options or {})
     unknown = sorted(set(options) - {"case", "budget"})
     if unknown:
@@ -349,8 +357,8 @@ def _checked_evaluations(n: int | None, oneshot: bool) -> int:
     """Evaluations of a round with a "mask" action."""
     if n is None:
         return MOST if oneshot else MOST // MAX_ROUNDS
-    if not FEWEST <= n <= MOST:
-        raise ValueError(f"mask_evaluations={n} must lie in {FEWEST} … {MOST}.")
+    if not isinstance(n, Integral) or not FEWEST <= n <= MOST:
+        raise ValueError(f"mask_evaluations={n!r} must be a whole number in {FEWEST} … {MOST}.")
     return int(n)
 
 

@@ -112,6 +112,8 @@ class ActionDecoder:
             if not np.all((action == 0) | (action == 1)):
                 raise ValueError("action of kind 'mask' must hold 0 and 1 only.")
             return action
+        if action.dtype.kind not in "fiub":
+            raise ValueError(f"action of type {action.dtype} holds no numbers; give −1 … 1.")
         if not np.all(np.isfinite(action)):
             raise ValueError(f"action={action} holds NaN or infinite values; give −1 … 1.")
         return action

@@ -1,5 +1,6 @@
 """What a voxel-mask agent sees: a compact vector, or volumes with the budget beside them."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -52,10 +53,11 @@ class VolumeObserver:
     case has beyond the size is cut.
     """
 
-    def __init__(self, size: tuple[int, int, int]):
-        self.size = tuple(int(n) for n in size)
-        if len(self.size) != 3 or min(self.size) < 1:
-            raise ValueError(f"volume_size={size} must be three positive numbers (nz, ny, nx).")
+    def __init__(self, size: Sequence[int]):
+        given = np.asarray(size)
+        if given.shape != (3,) or given.dtype.kind not in "iu" or given.min() < 1:
+            raise ValueError(f"volume_size={size!r} must be three whole numbers (nz, ny, nx) > 0.")
+        self.size = tuple(given.tolist())
         shape = (len(VOLUME_CHANNELS), *self.size)
         self.space = spaces.Dict(
             {

@@ -105,6 +105,12 @@ def test_a_missing_path_is_named(tmp_path):
         ({"budgets": ()}, "budgets"),
         ({"budgets": (0.1, 0.1)}, "twice"),
         ({"gantry_deg": ()}, "gantry_deg is empty"),
+        ({"gantry_deg": 60}, "gantry_deg=60 must be a list of numbers"),
+        ({"gantry_deg": (0, 400)}, "gantry_deg=400.0 must lie in -360 … 360"),
+        ({"budgets": "0.1"}, "budgets='0.1' must be a list of numbers"),
+        ({"target_volume_cm3": 8.0}, "target_volume_cm3=8.0 must be a list"),
+        ({"target_volume_cm3": (8.0,)}, r"target_volume_cm3=\(8.0,\) must be \(low, high\)"),
+        ({"lateral_cutoff": 0.3}, "lateral_cutoff=0.3 must lie in"),
         ({"n_anchor_masks": 0}, "n_anchor_masks=0"),
     ],
 )
@@ -113,7 +119,9 @@ def test_settings_out_of_range_are_refused(recipe, settings, message):
         replace(recipe, **settings)
 
 
-@pytest.mark.parametrize("split, n", [("training", 3), ("validation", 101), ("test", 0)])
+@pytest.mark.parametrize(
+    "split, n", [("training", 3), ("validation", 101), ("test", 0), ("test", 2.5), ("test", "3")]
+)
 def test_unknown_splits_and_sizes_are_refused(split, n):
     with pytest.raises(ValueError, match="split=|n_patients="):
         split_seeds(split, n)

@@ -281,17 +281,29 @@ def test_observations_hold_neither_anchors_nor_the_bound(make):
         ({"reward": "dose"}, "reward='dose' is unknown"),
         ({"preset": "huge"}, "preset='huge' is unknown"),
         ({"render_mode": "human"}, "render_mode='human' is unknown"),
-        ({"recipe": {"dose_grid": 3}}, "unknown setting .*dose_grid.*known are"),
+        ({"n_patients": 2.5}, "n_patients=2.5 must be a whole number"),
+        ({"recipe": {"dose_grid": 3}}, r"unknown settings \['dose_grid'\]; known are"),
+        ({"recipe": {"patient": "head-and-neck-1"}}, "The patient is the argument case"),
         ({"recipe": {"dose_grid_mm": 0}}, "dose_grid_mm=0"),
+        ({"recipe": {"gantry_deg": [400]}}, "gantry_deg=400.0 must lie in -360 … 360"),
         ({"observation": "volume", "volume_size": (3, 0, 3)}, "volume_size="),
+        ({"observation": "volume", "volume_size": 3}, "volume_size=3 must be three whole"),
+        ({"observation": "volume", "volume_size": (3.5, 3, 3)}, "must be three whole"),
         ({"action": "mask", "case": None}, "needs max_rows"),
         ({"action": "mask", "max_rows": 0}, "max_rows=0"),
+        ({"action": "mask", "max_rows": "all"}, "max_rows='all' must be a whole number"),
+        ({"action": "mask", "mask_evaluations": 2.5}, "mask_evaluations=2.5 must be a whole"),
         ({"action": "mask", "mask_evaluations": 101}, "mask_evaluations=101"),
     ],
 )
 def test_wrong_arguments_are_refused(make, settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+def test_a_recipe_that_is_no_mapping_is_refused():
+    with pytest.raises(ValueError, match="recipe='fine' must be a mapping"):
+        VoxelMaskEnv(recipe="fine")
 
 
 def test_a_case_with_more_rows_than_the_mask_is_refused(make):
@@ -304,8 +316,10 @@ def test_a_case_with_more_rows_than_the_mask_is_refused(make):
     [
         ({"budget": 0}, "budget=0 has no anchors"),
         ({"budget": 0.3}, "budget=0.3 has no anchors"),
+        ({"budget": [0.1]}, r"budget=\[0.1\] has no anchors"),
         ({"case": "lung"}, "case='lung' is unknown"),
         ({"patient": 3}, "are unknown; known are 'case' and 'budget'"),
+        ("budget", "options='budget' must be a mapping"),
     ],
 )
 def test_wrong_reset_options_are_refused(make, options, message):

@@ -92,6 +92,7 @@ def test_an_action_that_keeps_nothing_is_marked(case):
     [
         ("shells", np.full(23, np.nan), "holds NaN or infinite values; give −1 … 1"),
         ("shells", np.full(23, np.inf), "holds NaN or infinite"),
+        ("shells", np.array([None] * 23), "action of type object holds no numbers"),
         ("shells", np.zeros(22), r"action has shape \(22,\); 'shells' actions have \(23,\)"),
         ("field", np.zeros((1, 20)), r"action has shape \(1, 20\)"),
         ("mask", np.zeros(4), r"action has shape \(4,\); 'mask' actions have \(5,\)"),
