@@ -7,6 +7,7 @@ layer that survives forks and calls from several Python threads, which not every
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import parent_process
 
 _threads: int | None = None
 _pool: ThreadPoolExecutor | None = None
@@ -14,19 +15,26 @@ _pool_owner: tuple[int, int] | None = None  # process id and size: a fork inheri
 
 
 def threads() -> int:
-    """Number of threads in use: ``set_threads``, or PTENV_THREADS, or all cores we may run on."""
-    global _threads
+    """Number of threads in use: ``set_threads``, or PTENV_THREADS, or all cores we may run on.
+
+    A worker process of ``multiprocessing`` takes one: its siblings have the other cores.
+    """
     if _threads is None:
         asked = os.environ.get("PTENV_THREADS")
         if asked is None:
-            _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        else:
-            set_threads(_parse(asked))
+            return _default()  # not kept: a fork of this process may be a worker
+        set_threads(_parse(asked))
     return _threads
 
 
+def _default() -> int:
+    if parent_process() is not None or not hasattr(os, "sched_getaffinity"):
+        return 1
+    return len(os.sched_getaffinity(0))
+
+
 def set_threads(n: int) -> None:
-    """Use ``n`` threads from now on in this process (1 in the workers of a vector environment)."""
+    """Use ``n`` threads from now on in this process."""
     global _threads
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n={n!r} threads is no positive whole number.")

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -68,6 +70,16 @@ def test_a_forked_process_gets_threads_of_its_own():
         parallel.run_blocks(lambda block: done.__setitem__(block, 1), 4)
         os._exit(0 if done.all() else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_worker_process_uses_one_thread_unless_it_is_told_otherwise(monkeypatch):
+    for asked, expected in ((None, 1), ("2", 2)):
+        if asked is None:
+            monkeypatch.delenv("PTENV_THREADS", raising=False)
+        else:
+            monkeypatch.setenv("PTENV_THREADS", asked)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            assert pool.submit(parallel.threads).result() == expected
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, "2", None])
