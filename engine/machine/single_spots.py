@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.machine.commissioning import core_variance_mm2, pristine_peak, projected_range_mm
+from engine.machine.commissioning import (
+    core_variance_mm2,
+    pristine_peak,
+    projected_range_mm,
+    range_spread_mm,
+)
 from engine.machine.halo import halo
 from engine.machine.proton import ProtonMachine
 from engine.physics.materials import I_WATER_EV, water
@@ -69,7 +74,8 @@ def single_spot_machine(
     if np.any(np.diff(energy) < 0):
         raise ValueError("kinds must be sorted by rising energy.")
     longest_mm = projected_range_mm(energy[-1], water(i_water_ev))
-    depth = DEPTH_STEP_MM * np.arange(int((1.1 * longest_mm + 15.0) / DEPTH_STEP_MM))
+    deepest_mm = max(1.1 * longest_mm + 15.0, *(_end_mm(kind, i_water_ev) for kind in kinds))
+    depth = DEPTH_STEP_MM * np.arange(int(deepest_mm / DEPTH_STEP_MM))
     by_beam: dict[tuple[float, float], dict[str, np.ndarray]] = {}
     for kind in kinds:
         beam = (kind.energy_mev, kind.energy_std_mev)
@@ -96,6 +102,13 @@ def single_spot_machine(
         switch_up_s=0.0,
         switch_down_s=0.0,
     )
+
+
+def _end_mm(kind: SpotKind, i_ev: float) -> float:
+    """Depth that all but one of a million protons stay short of: five standard deviations."""
+    material = water(i_ev)
+    spread_mm = range_spread_mm(kind.energy_mev, kind.energy_std_mev, material)
+    return projected_range_mm(kind.energy_mev, material) + 5.0 * spread_mm
 
 
 def _curves(energy_mev: float, std_mev: float, depth, i_ev: float, nuclear: bool) -> dict:

@@ -11,10 +11,8 @@ FINE_STRUCTURE = 1.0 / 137.035999
 BETHE_K_MEV_CM2_MOL = 0.307075  # 4π N_A r_e² m_e c²
 BARN_CM2 = 1e-24
 
-# Dose [Gy] of one MeV per gram, and of a fluence [1/mm²] times mass stopping power [MeV cm²/g].
-GY_PER_MEV_G = 1.602176634e-10
-GY_MM2_PER_MEV_CM2_G = 100.0 * GY_PER_MEV_G
-KEV_UM_PER_MEV_CM = 0.1
+# Dose [Gy] of a fluence of one particle per mm² times a mass stopping power of 1 MeV cm²/g.
+GY_MM2_PER_MEV_CM2_G = 1.602176634e-8
 
 Numbers = float | np.ndarray
 

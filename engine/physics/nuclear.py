@@ -18,6 +18,7 @@ from engine.physics.constants import (
     PROTON_MASS_MEV,
     Numbers,
     momentum_mev,
+    pv_mev,
 )
 from engine.physics.materials import ELEMENTS, WATER, Material
 
@@ -103,12 +104,8 @@ def nuclear_elastic_mb(energy_mev: Numbers, symbol: str) -> np.ndarray:
 
 def rutherford_mb(energy_mev: Numbers, z: int, from_angle_rad: float) -> Numbers:
     """Coulomb scattering of a point nucleus beyond an angle, mb."""
-    half_distance_fm = z * 1.43996 / (2.0 * _pv(energy_mev))
+    half_distance_fm = z * 1.43996 / (2.0 * pv_mev(energy_mev))
     return 10.0 * np.pi * (half_distance_fm / np.tan(0.5 * from_angle_rad)) ** 2
-
-
-def _pv(energy_mev: Numbers) -> Numbers:
-    return energy_mev * (energy_mev + 2 * PROTON_MASS_MEV) / (energy_mev + PROTON_MASS_MEV)
 
 
 def _nearest(symbol: str, table: dict) -> tuple[str, float]:

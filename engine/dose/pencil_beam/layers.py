@@ -8,8 +8,8 @@ from engine.dose.influence import LANES, MAX_PLACES_PER_BEAM, ROOT_MAX
 from engine.dose.pencil_beam import _kernels as kernels
 from engine.geometry.plan import Plan
 from engine.machine.depth_kernels import LayerKernel, layer_kernel
+from engine.physics.constants import GY_MM2_PER_MEV_CM2_G
 
-GY_MM2_PER_MEV_CM2_G = 1.602176634e-8  # 1 MeV cm²/g at one particle per mm², in Gy
 DISTAL_FLOOR = 1e-3  # of the depth dose's maximum: where a layer ends
 
 
@@ -21,7 +21,7 @@ class BeamLayers:
     inverse_step: np.float32  # 1/mm
     air: np.ndarray  # (n_layers, 3): in-air variance a + b t + c t² in mm²
     air_ref: np.ndarray  # (n_layers,): in-air variance at which the reach was tabulated
-    z_end: np.ndarray  # (n_layers,) depth in mm beyond which nothing arrives
+    z_end: np.ndarray  # (n_layers,) depth in mm beyond which neither it nor a later one arrives
     box: np.ndarray  # (n_layers, 4): u low, u high, v low, v high in mm
     scale: np.ndarray  # (n_spots,) Gy per particle at root 1
     raster: "Raster"
@@ -93,7 +93,7 @@ def beam_layers(
         inverse_step=np.float32(1.0 / layer_kernels[0].depth_step_mm),
         air=air,
         air_ref=air[:, 0].copy(),
-        z_end=np.array([_end(k) for k in layer_kernels], np.float32),
+        z_end=_ends(layer_kernels),
         box=np.array(box, np.float32),
         scale=np.repeat(scale, np.diff(layer_first)).astype(np.float32),
         raster=_raster(layer_first, u, v),
@@ -184,7 +184,7 @@ def _tables(layer_kernels: list[LayerKernel], cutoff: float, voxel_variance: flo
         halo = k.halo_variance_mm2 + voxel_variance
         w = k.halo_weight
         peak = dose * ((1 - w) / (core + smallest_air) + w / (halo + smallest_air))
-        scale[i] = peak.max() * 1.001 / ROOT_MAX**2
+        scale[i] = (peak.max() or 1.0) * 1.001 / ROOT_MAX**2  # a range shifter may stop a layer
         dose /= scale[i]
         reach2 = _reach2(core + in_air, halo + in_air, w, cutoff)
         cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (dose[1:] + dose[:-1]))])
@@ -220,8 +220,19 @@ def _air_extremes(k: LayerKernel, along_mm: tuple[float, float]) -> tuple[float,
     return float(air.min()), float(air.max())
 
 
+def _ends(layer_kernels: list[LayerKernel]) -> np.ndarray:
+    """Depth (n_layers,) in mm where the walk over the layers may stop; below 0 if at once.
+
+    A lower energy with a larger spread may reach deeper than the one before it.
+    """
+    ends = np.array([_end(k) for k in layer_kernels], np.float32)
+    return np.maximum.accumulate(ends[::-1])[::-1].copy()
+
+
 def _end(k: LayerKernel) -> float:
     dose = k.depth_dose_mev_cm2_g
+    if not dose.any():
+        return -1.0
     return k.depth_step_mm * float(np.flatnonzero(dose > DISTAL_FLOOR * dose.max())[-1] + 1)
 
 
