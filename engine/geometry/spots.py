@@ -139,7 +139,10 @@ class _Field:
         return np.concatenate(rows)
 
     def layers(self, settings: SpotSettings) -> np.ndarray:
-        """Energy indices, falling, whose peaks span the target's depths with the margins."""
+        """Energy indices, falling, whose peaks span the target's depths with the margins.
+
+        Energies that the range shifter stops are left out.
+        """
         machine, wet = self.machine, self.shifter_wet_mm
         deepest = float(self.depth.max()) + settings.distal_margin_mm + wet
         shallowest = float(self.depth.min()) - settings.proximal_margin_mm + wet
@@ -156,7 +159,7 @@ class _Field:
             goal = machine.range_mm[energy] - step
             energy = min(energy - 1, int(np.argmin(np.abs(machine.range_mm - goal))))
             chosen.append(energy)
-        return np.array(chosen)
+        return np.array([e for e in chosen if machine.range_mm[e] > wet])
 
     def _peak_width(self, energy: int) -> float:
         """Distance between the 80 % depths before and behind the Bragg peak, mm of water."""

@@ -181,6 +181,13 @@ def test_the_thinnest_range_shifter_that_suffices_is_taken(
     assert covered(plan, shallow(depth_mm), 0).mean() > 0.99
 
 
+def test_no_spot_is_given_an_energy_that_the_range_shifter_stops(machine):
+    settings = SpotSettings(proximal_margin_mm=3.0)
+    plan = place_spots(shallow(0.0), machine, [Beam(0.0)], settings)
+    wet_mm = machine.range_shifter(plan.beams[0].range_shifter).wet_mm
+    assert machine.range_mm[plan.spot_energy].min() > wet_mm
+
+
 def test_the_range_shifter_stands_an_air_gap_before_the_skin(machine):
     beam = Beam(0.0, isocenter_mm=(0.0, 0.0, 0.0), air_gap_mm=70.0)
     placed = place_spots(shallow(12.0), machine, [beam]).beams[0]
