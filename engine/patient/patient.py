@@ -57,7 +57,9 @@ class Patient:
             raise ValueError(f"hu has shape {self.hu.shape}, the grid {self.grid.shape}.")
         if not np.all(np.isfinite(self.hu)):
             raise ValueError("hu holds NaN or infinite values; repair the CT before planning.")
-        for structure in self.structures.values():
+        for name, structure in self.structures.items():
+            if structure.name != name:
+                raise ValueError(f"structures[{name!r}] is named {structure.name!r}; use one name.")
             if structure.mask.shape != self.grid.shape:
                 raise ValueError(
                     f"structure {structure.name!r} has shape {structure.mask.shape}, "
@@ -82,8 +84,8 @@ class Patient:
         missing = [t for t in self.targets if t not in self.prescription_gy]
         if missing:
             raise ValueError(f"targets {missing} have no prescription; give one in Gy (RBE).")
-        if self.n_fractions < 1:
-            raise ValueError(f"n_fractions={self.n_fractions} must be at least 1.")
+        if self.n_fractions != int(self.n_fractions) or self.n_fractions < 1:
+            raise ValueError(f"n_fractions={self.n_fractions} must be a whole number from 1 on.")
         object.__setattr__(self, "structures", MappingProxyType(dict(self.structures)))
         object.__setattr__(self, "prescription_gy", MappingProxyType(dict(self.prescription_gy)))
 
@@ -117,8 +119,11 @@ class Patient:
         return replace(self, structures={**self.structures, **{s.name: s for s in structures}})
 
     def __getstate__(self):  # mapping proxies do not pickle
-        return {**self.__dict__, "structures": dict(self.structures),
-                "prescription_gy": dict(self.prescription_gy)}
+        return {
+            **self.__dict__,
+            "structures": dict(self.structures),
+            "prescription_gy": dict(self.prescription_gy),
+        }
 
     def __setstate__(self, state):
         for key, value in state.items():
