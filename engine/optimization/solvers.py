@@ -107,7 +107,7 @@ def solve_deliverable(
         raise ValueError(f"minimum={minimum} must be a number of particles, 0 or more.")
     if filter_at < 0:
         raise ValueError(f"filter_at={filter_at} must be 0 or more iterations.")
-    if filter_at == 0:
+    if filter_at == 0 or minimum == 0:
         return solver.solve(problem, start, callback=callback, lower=minimum, upper=upper)
     free = replace(
         solver,

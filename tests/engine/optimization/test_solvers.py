@@ -236,6 +236,14 @@ def test_filtering_at_iteration_zero_removes_no_spot(problem):
     assert solution.weights.min() >= 3e7
 
 
+def test_a_minimum_of_nothing_holds_no_spot_at_zero(problem, layer_starts):
+    free = LBFGSB(60, tolerance=0.0).solve(problem, initial_weights(problem))
+    found = solve_deliverable(
+        problem, LBFGSB(60, tolerance=0.0), initial_weights(problem), 0.0, 20, layer_starts
+    )
+    np.testing.assert_array_equal(found.weights, free.weights)
+
+
 def test_minimum_of_the_problem_is_the_default(toy, layer_starts):
     influence, _, regions = toy
     problem = PlanningProblem(
