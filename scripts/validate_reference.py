@@ -117,12 +117,7 @@ def doubts(reference: ReferenceDose, medium: KnownMedium) -> list[str]:
 def _few_beams(plan: Plan) -> Iterator[Plan]:
     """The plan in parts of a few beams: an engine keeps arrays over all voxels for every beam."""
     for first in range(0, len(plan.beams), BEAMS_AT_ONCE):
-        beams = plan.beams[first : first + BEAMS_AT_ONCE]
-        part = slice(plan.beam_slice(first).start, plan.beam_slice(first + len(beams) - 1).stop)
-        yield Plan(
-            plan.machine, beams, (plan.spot_beam[part] - first).astype(np.uint16),
-            plan.spot_energy[part], plan.u_mm[part], plan.v_mm[part], plan.weights[part],
-        )  # fmt: skip
+        yield plan.part(first, min(first + BEAMS_AT_ONCE, len(plan.beams)))
 
 
 def _distinct_axes(spots: Sequence[SingleSpot]) -> list[SingleSpot]:

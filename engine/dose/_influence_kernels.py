@@ -107,13 +107,17 @@ def row_starts(start, n_beams, rows, new_start):
 
 @njit(**OPTIONS)
 def copy_rows_block(
-    block, cuts, rows, n_beams, start, columns, values, new_start, new_columns, new_values
-):
-    """Copy the chunks of one block of chosen rows; the chunks of a row lie together."""
+    block, cuts, rows, n_beams, start, columns, values,
+    new_n_beams, first_beam, new_start, new_columns, new_values,
+):  # fmt: skip
+    """Copy the chunks of one block of chosen rows to a matrix's beams from ``first_beam`` on.
+
+    The chunks of a row lie together, in the source and in the goal.
+    """
     for i in range(cuts[block], cuts[block + 1]):
         source = start[np.uint64(rows[i]) * n_beams]
-        goal = new_start[i * n_beams]
-        n = np.uint64(new_start[(i + ONE) * n_beams] - goal)
+        goal = new_start[i * new_n_beams + first_beam]
+        n = np.uint64(start[(np.uint64(rows[i]) + ONE) * n_beams] - source)
         for c in range(n):
             new_columns[goal + c] = columns[source + c]
         for v in range(n * LANES):

@@ -28,8 +28,9 @@ class DoseEngine(Protocol):
         grid: Grid,
         scenario: Scenario = NOMINAL,
         quantities: Sequence[str] = ("dose",),
+        beam: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """Each quantity of one fraction, summed over the spots, (nz, ny, nx) float32."""
+        """Each quantity of one fraction (nz, ny, nx) float32, summed over all spots or a beam's."""
 
     def influence(
         self,

@@ -11,6 +11,7 @@ adding to eight floats of which some were just written, and some not, stalls the
 longer than all the rest of a chunk takes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -97,6 +98,31 @@ class InfluenceMatrix:
             np.concatenate([np.arange(n) for n in np.diff(starts)]).astype(np.uint16),
         )  # fmt: skip
 
+    @classmethod
+    def joined(cls, parts: "Sequence[InfluenceMatrix]") -> "InfluenceMatrix":
+        """Column blocks side by side: the beams of all parts in their order, on the same rows.
+
+        Beams can so be computed and kept one by one, or appended to those there are.
+        """
+        if not parts:
+            raise ValueError("parts is empty; give at least one matrix.")
+        first = parts[0]
+        if any(p.grid != first.grid or not np.array_equal(p.voxels, first.voxels) for p in parts):
+            raise ValueError("parts differ in their grid or voxels; compute all on the same rows.")
+        counts = [np.diff(p.start).reshape(p.n_rows, p.n_beams) for p in parts]
+        start = np.concatenate([[0], np.cumsum(np.concatenate(counts, axis=1))]).astype(np.uint64)
+        widths = np.concatenate([np.diff(p.beam_starts) for p in parts])
+        whole = cls(
+            first.grid, first.voxels, np.concatenate([[0], np.cumsum(widths)]), start,
+            np.empty(int(start[-1]), np.uint16), np.empty(int(start[-1]) * LANES, np.uint16),
+            np.concatenate([p.scale for p in parts]), np.concatenate([p.place for p in parts]),
+        )  # fmt: skip
+        rows, beam = np.arange(first.n_rows, dtype=np.uint32), 0
+        for part in parts:
+            part._copy_into(whole, rows, beam)
+            beam += part.n_beams
+        return whole
+
     @property
     def n_rows(self) -> int:
         return len(self.voxels)
@@ -180,10 +206,7 @@ class InfluenceMatrix:
         copy = replace(
             self, voxels=self.voxels[picked], start=start, columns=columns, values=values
         )
-        run_blocks(
-            kernels.copy_rows_block, copy._n_blocks, copy._cuts, picked, np.uint64(self.n_beams),
-            self.start, self.columns, self.values, start, columns, values,
-        )  # fmt: skip
+        self._copy_into(copy, picked, 0)
         return copy
 
     @cached_property
@@ -217,6 +240,14 @@ class InfluenceMatrix:
         return np.stack([self.dose(unit) for unit in np.eye(self.n_spots)], axis=1)
 
     # ------------------------------------------------------------------ storage
+
+    def _copy_into(self, other: "InfluenceMatrix", rows: np.ndarray, beam: int) -> None:
+        """Write the chunks of some rows (n_rows of ``other``,) to its beams from ``beam`` on."""
+        run_blocks(
+            kernels.copy_rows_block, other._n_blocks, other._cuts, rows, np.uint64(self.n_beams),
+            self.start, self.columns, self.values, np.uint64(other.n_beams), np.uint64(beam),
+            other.start, other.columns, other.values,
+        )  # fmt: skip
 
     @cached_property
     def _n_blocks(self) -> int:

@@ -12,7 +12,7 @@ class Beam:
     """One field, IEC 61217 angles in degrees, isocenter (x, y, z) in patient mm.
 
     ``range_shifter`` names one of the machine's, or is None. ``air_gap_mm`` is the distance from
-    the range shifter's exit face to the first skin on the beam's axis; ``shifter_exit_mm`` is that
+    the range shifter's exit face to the first skin before the target; ``shifter_exit_mm`` is that
     face's position along the beam, measured from the isocenter, downstream positive (so it is
     negative); ``place_spots`` fills it in.
     """
@@ -29,6 +29,12 @@ class Beam:
             raise ValueError(f"gantry_deg={self.gantry_deg} must lie in -360 … 360 degrees.")
         if not (np.isfinite(self.couch_deg) and -360.0 <= self.couch_deg <= 360.0):
             raise ValueError(f"couch_deg={self.couch_deg} must lie in -360 … 360 degrees.")
+        if self.isocenter_mm is not None and not (
+            len(self.isocenter_mm) == 3 and np.all(np.isfinite(self.isocenter_mm))
+        ):
+            raise ValueError(
+                f"isocenter_mm={self.isocenter_mm} must be three finite numbers x, y, z, or None."
+            )
         if not (np.isfinite(self.air_gap_mm) and self.air_gap_mm >= 0):
             raise ValueError(f"air_gap_mm={self.air_gap_mm} must be 0 or more.")
 
@@ -58,6 +64,10 @@ class Plan:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {n} spots.")
         if np.any(np.diff(self.spot_beam.astype(np.int64)) < 0):
             raise ValueError("spots must be sorted by beam.")
+        if n and self.spot_beam[-1] >= len(self.beams):
+            raise ValueError(
+                f"spot_beam names beam {self.spot_beam[-1]}, the plan has {len(self.beams)} beams."
+            )
 
     @property
     def n_spots(self) -> int:
@@ -67,6 +77,18 @@ class Plan:
         """Columns of one beam."""
         first, last = np.searchsorted(self.spot_beam, [beam, beam + 1])
         return slice(int(first), int(last))
+
+    def part(self, first: int, stop: int) -> "Plan":
+        """The plan of the beams ``first`` to ``stop`` − 1, which it counts from 0."""
+        if not 0 <= first < stop <= len(self.beams):
+            raise ValueError(
+                f"beams {first} … {stop - 1} do not exist; the plan has {len(self.beams)} beams."
+            )
+        spots = slice(self.beam_slice(first).start, self.beam_slice(stop - 1).stop)
+        return Plan(
+            self.machine, self.beams[first:stop], (self.spot_beam[spots] - first).astype(np.uint16),
+            self.spot_energy[spots], self.u_mm[spots], self.v_mm[spots], self.weights[spots],
+        )  # fmt: skip
 
     def layer_starts(self) -> np.ndarray:
         """First spot of every layer, plus n_spots at the end, (n_layers + 1,)."""

@@ -116,7 +116,13 @@ def along_range_mm(grid: Grid, frame: BeamFrame) -> tuple[float, float]:
     corners = np.array([[x, y, z] for x in (lower[0], upper[0]) for y in (lower[1], upper[1])
                         for z in (lower[2], upper[2])])  # fmt: skip
     along = (corners - frame.isocenter_mm) @ frame.direction
-    return max(float(along.min()), -0.9 * frame.source_mm), float(along.max())
+    nearest = -0.9 * frame.source_mm
+    if along.max() <= nearest:
+        raise ValueError(
+            f"isocenter_mm={frame.isocenter_mm.tolist()} leaves the whole grid behind the beam's "
+            f"source, {frame.source_mm:.0f} mm upstream of it; give one in or near the patient."
+        )
+    return max(float(along.min()), nearest), float(along.max())
 
 
 def _stations_through(grid: Grid, frame: BeamFrame, step_mm: float) -> tuple[float, int]:

@@ -14,6 +14,7 @@ import pytest
 
 import engine.dose
 from engine import parallel
+from engine.dose.influence import InfluenceMatrix
 from engine.geometry.plan import Beam
 from engine.geometry.scenarios import Scenario
 from engine.geometry.spots import SpotSettings, place_spots
@@ -108,6 +109,27 @@ def test_dose_is_the_influence_times_the_weights(treated):
     np.testing.assert_allclose(dose, expected, rtol=1e-4, atol=1e-5 * expected.max())
 
 
+def test_dose_of_one_beam_is_its_part_of_the_whole(treated):
+    built, patient, plan, grid, influence = treated
+    for beam in range(influence.n_beams):
+        dose = built.dose(patient, plan, grid, beam=beam)["dose"]
+        expected = influence.volume(influence.dose(plan.weights, beam=beam))
+        np.testing.assert_allclose(dose, expected, rtol=1e-4, atol=1e-5 * expected.max())
+    with pytest.raises(ValueError, match="do not exist"):
+        built.dose(patient, plan, grid, beam=influence.n_beams)
+
+
+def test_beams_computed_one_by_one_join_to_the_whole(treated):
+    built, patient, plan, grid, influence = treated
+    parts = [
+        built.influence(patient, plan.part(b, b + 1), grid, voxels=influence.voxels)
+        for b in range(influence.n_beams)
+    ]
+    joined = InfluenceMatrix.joined(parts)
+    np.testing.assert_array_equal(joined.to_dense(), influence.to_dense())
+    np.testing.assert_array_equal(joined.beam_starts, influence.beam_starts)
+
+
 def test_dose_is_linear_in_the_weights(treated):
     built, patient, plan, grid, _ = treated
     other = np.random.default_rng(1).uniform(0.0, 1e8, plan.n_spots)
@@ -179,6 +201,13 @@ def test_unknown_quantities_are_refused(treated):
     for call in (built.dose, built.influence):
         with pytest.raises(ValueError, match="biological_effect_of_neutrinos"):
             call(patient, plan, grid, quantities=("biological_effect_of_neutrinos",))
+
+
+def test_unknown_images_are_refused(treated):
+    built, patient, plan, grid, _ = treated
+    for call in (built.dose, built.influence):
+        with pytest.raises(ValueError, match="third_week"):
+            call(patient, plan, grid, scenario=Scenario(image="third_week"))
 
 
 def test_impossible_voxels_are_refused(treated):

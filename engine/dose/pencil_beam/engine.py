@@ -51,13 +51,9 @@ class PencilBeamEngine:
         voxels: np.ndarray | None = None,
     ) -> InfluenceMatrix:
         """Gy per particle of one fraction in ``voxels`` (flat indices of ``grid``, ascending)."""
-        _check(plan, quantities)
+        _check(plan, scenario, quantities)
         voxels = body_voxels(patient, grid) if voxels is None else _checked_voxels(voxels, grid)
-        rsp = rsp_volume(patient, self.calibration) * np.float32(scenario.density_scale)
-        beams = [
-            self._trace(patient, plan, grid, scenario, rsp, voxels, beam)
-            for beam in range(len(plan.beams))
-        ]
+        beams = self._trace_all(patient, plan, grid, scenario, voxels)
         return _assemble(plan, grid, voxels, beams)
 
     def dose(
@@ -67,21 +63,27 @@ class PencilBeamEngine:
         grid: Grid,
         scenario: Scenario = NOMINAL,
         quantities: Sequence[str] = ("dose",),
+        beam: int | None = None,
     ) -> dict[str, np.ndarray]:
         """{"dose": Gy of one fraction (nz, ny, nx) float32}; keeps no matrix."""
-        _check(plan, quantities)
+        plan = plan if beam is None else plan.part(beam, beam + 1)
+        _check(plan, scenario, quantities)
         voxels = body_voxels(patient, grid)
-        rsp = rsp_volume(patient, self.calibration) * np.float32(scenario.density_scale)
         volume = np.zeros(grid.size, np.float32)
-        beams = [
-            self._trace(patient, plan, grid, scenario, rsp, voxels, beam)
-            for beam in range(len(plan.beams))
-        ]
+        beams = self._trace_all(patient, plan, grid, scenario, voxels)
         for first in range(0, len(voxels), ROWS_PER_BATCH):
             part = slice(first, first + ROWS_PER_BATCH)
-            few = [beam.part(part) for beam in beams]
+            few = {b: seen.part(part) for b, seen in beams.items()}
             volume[voxels[part]] = _assemble(plan, grid, voxels[part], few) @ plan.weights
         return {"dose": volume.reshape(grid.shape)}
+
+    def _trace_all(self, patient, plan, grid, scenario, voxels) -> "dict[int, _BeamRows]":
+        """Every beam that has spots."""
+        rsp = rsp_volume(patient, self.calibration) * np.float32(scenario.density_scale)
+        return {
+            int(beam): self._trace(patient, plan, grid, scenario, rsp, voxels, int(beam))
+            for beam in np.unique(plan.spot_beam)
+        }
 
     def _trace(self, patient, plan, grid, scenario, rsp, voxels, beam) -> "_BeamRows":
         """Where every voxel lies in one beam's eye view, and behind how much water."""
@@ -131,23 +133,23 @@ class _BeamRows:
         )  # fmt: skip
 
 
-def _assemble(plan: Plan, grid: Grid, voxels: np.ndarray, beams: list[_BeamRows]):
-    n_rows, n_beams = len(voxels), len(beams)
+def _assemble(plan: Plan, grid: Grid, voxels: np.ndarray, beams: dict[int, _BeamRows]):
+    n_rows, n_beams = len(voxels), len(plan.beams)
     cuts = np.linspace(0, n_rows, N_BLOCKS + 1).astype(np.int64)
-    counts = np.empty((n_rows, n_beams), np.uint32)
-    for b, beam in enumerate(beams):
+    counts = np.zeros((n_rows, n_beams), np.uint32)
+    for b, beam in beams.items():
         run_blocks(kernels.count_block, N_BLOCKS, cuts, b, *beam.arguments(grid), counts)
     start = np.empty(n_rows * n_beams + 1, np.uint64)
     n_chunks = int(kernels.chunk_starts(counts, start))
     columns, values = np.empty(n_chunks, np.uint16), np.empty(n_chunks * LANES, np.uint16)
-    for b, beam in enumerate(beams):
+    for b, beam in beams.items():
         run_blocks(
             kernels.fill_block, N_BLOCKS, cuts, b, *beam.arguments(grid), np.uint64(n_beams),
             start, columns, values,
         )  # fmt: skip
     beam_starts = np.searchsorted(plan.spot_beam, np.arange(n_beams + 1)).astype(np.int64)
-    scale = np.concatenate([b.layers.scale for b in beams])
-    place = np.concatenate([b.layers.raster.place for b in beams])
+    scale = np.concatenate([beam.layers.scale for beam in beams.values()])
+    place = np.concatenate([beam.layers.raster.place for beam in beams.values()])
     return InfluenceMatrix(grid, voxels, beam_starts, start, columns, values, scale, place)
 
 
@@ -164,10 +166,14 @@ def _voxel_variance(grid: Grid, frame: BeamFrame) -> np.float32:
     return np.float32(0.5 * (u2 + v2))
 
 
-def _check(plan: Plan, quantities: Sequence[str]) -> None:
+def _check(plan: Plan, scenario: Scenario, quantities: Sequence[str]) -> None:
     unknown = [q for q in quantities if q != "dose"]
     if unknown:
         raise ValueError(f"quantities={unknown} are unknown to the pencil beam; it scores 'dose'.")
+    if scenario.image != NOMINAL.image:
+        raise ValueError(
+            f"image={scenario.image!r} is unknown; a patient has one image, {NOMINAL.image!r}."
+        )
     if plan.n_spots == 0:
         raise ValueError("the plan has no spots; place_spots puts them over the target.")
 

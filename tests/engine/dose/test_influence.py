@@ -146,6 +146,26 @@ def test_rows_of_rows_and_no_rows_and_all_rows(matrix, weights):
     )
 
 
+def test_joined_columns_are_those_of_the_parts_bit_by_bit(matrix, two_threads):
+    entries = dense_entries(seed=8)[:, :21]
+    other = InfluenceMatrix.from_dense(GRID, matrix.voxels, entries, (0, 9, 21))
+    joined = InfluenceMatrix.joined([matrix, other, matrix.rows(np.arange(120))])
+    expected = np.concatenate([m.to_dense() for m in (matrix, other, matrix)], axis=1)
+    np.testing.assert_array_equal(joined.to_dense(), expected)
+    np.testing.assert_array_equal(joined.beam_starts, [0, 37, 37, 64, 73, 85, 122, 122, 149])
+    assert joined.n_nonzeros == 2 * matrix.n_nonzeros + other.n_nonzeros
+    np.testing.assert_array_equal(joined.rows(np.arange(5, 50)).to_dense(), expected[5:50])
+    weights = np.random.default_rng(7).random(149)
+    np.testing.assert_array_equal(joined.dose(weights, beam=4), other.dose(weights[64:85], beam=1))
+
+
+def test_parts_on_other_rows_are_not_joined(matrix):
+    with pytest.raises(ValueError, match="differ in their grid or voxels"):
+        InfluenceMatrix.joined([matrix, matrix.rows(np.arange(119))])
+    with pytest.raises(ValueError, match="parts is empty"):
+        InfluenceMatrix.joined([])
+
+
 def test_a_mask_copies_no_more_than_its_rows_need(matrix):
     few = matrix.rows(np.arange(10))
     assert len(few.values) == 8 * len(few.columns) == 8 * int(few.start[-1])

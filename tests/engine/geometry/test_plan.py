@@ -52,6 +52,29 @@ def test_layers_start_where_energy_or_beam_changes():
     assert whole.beam_slice(1) == slice(3, 5)
 
 
+def test_a_part_of_a_plan_counts_its_beams_from_zero():
+    whole = plan([0, 0, 0, 1, 1], [7, 7, 5, 5, 4]).with_weights(np.arange(5.0))
+    part = whole.part(1, 2)
+    assert part.beams == whole.beams[1:]
+    assert part.spot_beam.tolist() == [0, 0]
+    assert part.spot_energy.tolist() == [5, 4]
+    assert part.weights.tolist() == [3.0, 4.0]
+    for first, stop in ((1, 3), (1, 1), (-1, 1)):
+        with pytest.raises(ValueError, match="do not exist"):
+            whole.part(first, stop)
+
+
+def test_spots_of_a_beam_that_is_not_there_are_refused():
+    with pytest.raises(ValueError, match="names beam 2, the plan has 2"):
+        plan([0, 2], [5, 5])
+
+
+@pytest.mark.parametrize("isocenter_mm", [(0.0, np.nan, 0.0), (0.0, 0.0)])
+def test_an_isocenter_that_is_no_place_is_refused(isocenter_mm):
+    with pytest.raises(ValueError, match="isocenter_mm"):
+        Beam(0.0, isocenter_mm)
+
+
 def test_scenarios_refuse_impossible_errors():
     with pytest.raises(ValueError, match="shift_mm"):
         Scenario(shift_mm=(0.0, np.nan, 0.0))

@@ -5,7 +5,12 @@ import pytest
 
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam
-from engine.geometry.rays import project_voxels, radiological_depth, trace_field
+from engine.geometry.rays import (
+    along_range_mm,
+    project_voxels,
+    radiological_depth,
+    trace_field,
+)
 from engine.patient.ct import rsp_volume
 from engine.patient.grid import Grid
 from engine.patient.phantoms import half_slab_tank, water_tank
@@ -173,6 +178,12 @@ def test_the_first_matter_of_a_ray_is_the_tanks_surface():
     surface = traced.entrance_mm(np.array([0.0, 59.0]), np.array([10.0, 0.0]))
     assert surface[0] == pytest.approx(-40.0, abs=traced.step_mm)
     assert surface[1] == np.inf
+
+
+def test_a_volume_behind_the_source_is_refused():
+    _, grid = noise()
+    with pytest.raises(ValueError, match="behind the beam's source"):
+        along_range_mm(grid, view(grid, 0, 0, offset=(0.0, SOURCE_MM, 0.0)))
 
 
 def test_an_rsp_volume_is_left_as_it_was():

@@ -10,8 +10,10 @@ from engine.dose.pencil_beam.engine import PencilBeamEngine, body_voxels
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam, Plan
 from engine.geometry.scenarios import NOMINAL, Scenario
+from engine.geometry.single_spots import SingleSpot, plan_of
 from engine.geometry.spots import SpotSettings, place_spots
 from engine.machine.depth_kernels import layer_kernel
+from engine.machine.single_spots import SpotKind
 from engine.patient.ct import rsp_volume
 from engine.patient.grid import Grid
 from engine.patient.patient import Structure
@@ -258,17 +260,43 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(tank, tank_plan):
 def test_beams_sum_to_the_plan(tank, tank_plan):
     engine = PencilBeamEngine()
     influence = engine.influence(tank, tank_plan, tank.grid)
-    for b, beam in enumerate(tank_plan.beams):
-        part = tank_plan.beam_slice(b)
-        alone = Plan(
-            tank_plan.machine, (beam,), np.zeros(part.stop - part.start, np.uint16),
-            tank_plan.spot_energy[part], tank_plan.u_mm[part], tank_plan.v_mm[part],
-            tank_plan.weights[part],
-        )  # fmt: skip
+    for b in range(influence.n_beams):
+        alone = tank_plan.part(b, b + 1)
         single = engine.influence(tank, alone, tank.grid)
         np.testing.assert_array_equal(
             influence.dose(tank_plan.weights, beam=b), single @ alone.weights
         )
+
+
+def test_a_beam_without_spots_leaves_the_others_as_they_are(tank, tank_plan):
+    second = tank_plan.part(1, 2)
+    beams = (Beam(200.0, (0.0, 0.0, 0.0)), *second.beams, Beam(300.0, (0.0, 0.0, 0.0)))
+    plan = replace(second, beams=beams, spot_beam=second.spot_beam + np.uint16(1))
+    found = PencilBeamEngine().influence(tank, plan, tank.grid)
+    expected = PencilBeamEngine().influence(tank, second, tank.grid)
+    assert found.n_beams == 3
+    np.testing.assert_array_equal(found @ plan.weights, expected @ plan.weights)
+    assert not found.dose(plan.weights, beam=0).any()
+
+
+def test_spots_of_different_energy_spreads_add_up(tank):
+    # the lower energy, with the larger spread, reaches deeper than the higher one
+    start, down = (0.0, -60.0, 0.0), (0.0, 1.0, 0.0)
+    kinds = (SpotKind(100.0, 0.0, 3.0, 0.0), SpotKind(99.0, 9.0, 3.0, 0.0))
+    spots = [SingleSpot(kind, start, down, 1e6) for kind in kinds]
+    one, other, both = (
+        PencilBeamEngine().dose(tank, plan_of(chosen), tank.grid)["dose"]
+        for chosen in (spots[:1], spots[1:], spots)
+    )
+    np.testing.assert_allclose(both, one + other, rtol=1e-3, atol=1e-4 * both.max())
+
+
+def test_a_layer_that_the_range_shifter_stops_gives_no_dose(tank, machine, one_beam):
+    setup = {"range_shifter": "rs75", "shifter_exit_mm": -110.0}
+    plan = one_beam([60, 0], 0.0, 0.0, **setup)  # energy 0 reaches 41 mm of water
+    dense = PencilBeamEngine().influence(tank, plan, tank.grid).to_dense()
+    assert dense[:, 0].any()
+    assert not dense[:, 1].any()
 
 
 def test_an_entry_takes_at_most_six_bytes(machine):
