@@ -408,3 +408,13 @@ def test_a_hundred_steps_of_learning_run(name, algorithm):
     agent.learn(100)
     action, _ = agent.predict(env.reset(seed=0)[0], deterministic=True)
     assert action in env.action_space
+
+
+@pytest.mark.parametrize("settings", [KINDS[2], KINDS[3]], ids=["mask", "volume"])
+def test_masks_and_volumes_can_be_learned_on(settings):
+    sb3 = pytest.importorskip("stable_baselines3", reason="learning needs the extra 'agents'")
+    env = make("ptenv/VoxelMask-v0", **settings)
+    policy = "MultiInputPolicy" if "observation" in settings else "MlpPolicy"
+    agent = sb3.PPO(policy, env, seed=0, device="cpu", n_steps=10, batch_size=10, n_epochs=1)
+    agent.learn(20)
+    assert agent.predict(env.reset(seed=0)[0])[0] in env.action_space

@@ -24,15 +24,6 @@ def test_every_level_of_procedural_patients_builds(small, level):
     assert (len(case.targets) == 3) == (level == "L3")
 
 
-def test_a_real_patient_builds(openkbp_pt_1, small):
-    coarse = {**small, "dose_grid_mm": 10.0, "spot_spacing_mm": 15.0, "layer_spacing_mm": 15.0}
-    fast = {"n_anchor_masks": 1, "converged_evaluations": 30, "quality_evaluations": 5}
-    case = build_case(VoxelMaskRecipe(patient=f"openkbp:{openkbp_pt_1}", **{**coarse, **fast}))
-    assert case.case_id == "openkbp:pt_1"
-    assert case.targets == ("PTV_7000", "PTV_6300", "PTV_5600")
-    assert case.anchors.reference_metrics["PTV_7000"]["D50%[%]"] == pytest.approx(100.0, abs=10.0)
-
-
 def test_the_same_recipe_gives_the_same_bits(case, recipe):
     description, arrays = case.as_entry()
     again, others = build_case(recipe).as_entry()

@@ -213,6 +213,21 @@ def test_reset_takes_a_case_and_a_budget(make):
     assert (info["case_id"], info["budget"]) == ("head-and-neck-00002", 0.1)
 
 
+def test_a_real_patient_is_planned(make, openkbp_pt_1):
+    coarse = {"dose_grid_mm": 10.0, "spot_spacing_mm": 15.0, "layer_spacing_mm": 15.0}
+    coarse |= {"n_anchor_masks": 1, "converged_evaluations": 30, "quality_evaluations": 5}
+    env = make(case=f"openkbp:{openkbp_pt_1}", recipe=coarse, budget=1.0)
+    observation, info = env.reset(seed=0)
+    assert observation in env.observation_space
+    assert info["case_id"] == "openkbp:pt_1"
+    case = env.state.case
+    assert case.targets == ("PTV_7000", "PTV_6300", "PTV_5600")
+    assert case.anchors.reference_metrics["PTV_7000"]["D50%[%]"] == pytest.approx(100.0, abs=10.0)
+    _, reward, _, _, after = env.step(np.ones(env.action_space.shape, np.float32))
+    assert after["metrics"]["PTV_7000"]["D95%[%]"] > info["metrics"]["PTV_7000"]["D95%[%]"]
+    assert reward > 0
+
+
 def test_masks_are_padded_and_padding_changes_nothing(make):
     n_rows = make(action="mask").action_space.n
     padded = make(action="mask", max_rows=n_rows + 50)
