@@ -23,13 +23,15 @@ class Objective(Protocol):
 
     ``volume`` (n,) holds the relative volumes of the structure's voxels, their sum is 1;
     ``distance_mm`` (n,) their distance to the target, for those functions that want it.
-    ``beam`` restricts the function to the dose of one beam.
+    ``beam`` restricts the function to the dose of one beam. ``asks_for_dose`` says whether it
+    wants more dose somewhere; it then has a ``level_gy``, and the start is scaled to meet it.
     """
 
     structure: str
     weight: float
     quantity: str
     beam: int | None
+    asks_for_dose: bool
 
     def value(self, dose_gy, volume, distance_mm=None) -> float:
         """The function of the dose (n,)."""
@@ -63,6 +65,7 @@ class MinDose:
     weight: float = 1.0
     quantity: str = "rbe_dose"
     beam: int | None = None
+    asks_for_dose = True
 
     def __post_init__(self):
         _check(self)
@@ -86,6 +89,7 @@ class MaxDose:
     weight: float = 1.0
     quantity: str = "rbe_dose"
     beam: int | None = None
+    asks_for_dose = False
 
     def __post_init__(self):
         _check(self)
@@ -109,6 +113,7 @@ class UniformDose:
     weight: float = 1.0
     quantity: str = "rbe_dose"
     beam: int | None = None
+    asks_for_dose = True
 
     def __post_init__(self):
         _check(self)
@@ -138,6 +143,7 @@ class DoseFallOff:
     weight: float = 1.0
     quantity: str = "rbe_dose"
     beam: int | None = None
+    asks_for_dose = False
 
     def __post_init__(self):
         _check(self, level_name="high_gy")
@@ -180,6 +186,7 @@ class MeanDose:
     weight: float = 1.0
     quantity: str = "rbe_dose"
     beam: int | None = None
+    asks_for_dose = False
 
     def __post_init__(self):
         _check(self)
@@ -217,6 +224,10 @@ class EUD:
         if not np.isfinite(self.a) or self.a == 0:
             raise ValueError(f"a={self.a} must be finite and not 0.")
 
+    @property
+    def asks_for_dose(self) -> bool:
+        return self.side in ("min", "target")
+
     def _eud(self, dose_gy, volume) -> tuple[float, np.ndarray]:
         """The EUD and its gradient; doses below 1e-6 of the level count as that much."""
         dose = np.maximum(_f64(dose_gy), 1e-6 * self.level_gy)
@@ -253,6 +264,7 @@ class MinDVH:
     weight: float = 1.0
     quantity: str = "rbe_dose"
     beam: int | None = None
+    asks_for_dose = True
 
     def __post_init__(self):
         _check(self)
@@ -282,6 +294,7 @@ class MaxDVH:
     weight: float = 1.0
     quantity: str = "rbe_dose"
     beam: int | None = None
+    asks_for_dose = False
 
     def __post_init__(self):
         _check(self)
@@ -296,13 +309,6 @@ class MaxDVH:
 
     def gradient(self, dose_gy, volume, distance_mm=None):
         return _terms_gradient(self._terms(dose_gy, volume), dose_gy)
-
-
-def dose_driving(objective) -> bool:
-    """Whether an objective asks for dose: its level then says where the start should lie."""
-    return isinstance(objective, (MinDose, UniformDose, MinDVH)) or (
-        isinstance(objective, EUD) and objective.side in ("min", "target")
-    )
 
 
 def _beyond(key: np.ndarray, volume: np.ndarray, exempt: float) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from engine.dose.influence import InfluenceMatrix, RowPenalty
 from engine.dose.quantities import Quantity
 from engine.optimization import _kernels as kernels
-from engine.optimization.objectives import Objective, SeparableObjective, dose_driving
+from engine.optimization.objectives import Objective, SeparableObjective
 from engine.optimization.regions import MaskedRegions, Region, region_of
 
 SCALE_FLOOR = 1e-2  # of the largest curvature: spots that miss the target are not scaled further
@@ -265,7 +265,7 @@ class PlanningProblem:
         return value, gradient.astype(np.float32)
 
     def _driving(self) -> list[Objective]:
-        return [o for o in self.objectives if dose_driving(o) and o.weight > 0]
+        return [o for o in self.objectives if o.asks_for_dose and o.weight > 0]
 
     def _row_curvature(self) -> np.ndarray:
         """Half the second derivative by the physical dose of the squares that drive the dose."""

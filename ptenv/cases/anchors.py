@@ -9,7 +9,6 @@ import numpy as np
 from engine.dose.quantities import RbeDose
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import ClinicalQuality, Goal
-from engine.optimization.objectives import dose_driving
 from engine.optimization.problem import PlanningProblem
 from engine.optimization.solvers import LBFGSB
 from engine.optimization.voxel_sampling import thin_to_budget
@@ -140,7 +139,7 @@ def _quality(problem, balanced, evaluation, goals, evaluations: int) -> dict:
 def _reweighted(problem: PlanningProblem, factor: float) -> PlanningProblem:
     """The problem with everything but what asks for dose in the targets weighted by a factor."""
     objectives = [
-        o if dose_driving(o) else replace(o, weight=o.weight * factor) for o in problem.objectives
+        o if o.asks_for_dose else replace(o, weight=o.weight * factor) for o in problem.objectives
     ]
     return replace(problem, objectives=objectives)
 
