@@ -13,6 +13,7 @@ from zlib import compress
 import numpy as np
 
 from agents.environments import Environment, worker_pool
+from engine.evaluation.plan_evaluation import delta_d95
 from ptenv.cases.case import Case
 from ptenv.envs.voxel_mask import State
 
@@ -33,8 +34,8 @@ DECIMALS = {
 EXPLAINED = (
     "score: 0 uniform sampling, 1 keep-all at 100 evaluations, at equal work; se over cases. "
     "work: share of keep-all at 100 evaluations.\n"
-    "voxels: rows kept in a round. ΔD95: percentage points below (−) keep-all at 100 evaluations, "
-    "highest target and worst target.\n"
+    "voxels: rows kept in a round. ΔD95: percentage points lost to keep-all at 100 evaluations, "
+    "highest and worst target.\n"
     "Doses in Gy (RBE). HI: (D2 − D98)/prescription; HI and CN of the highest target. "
     "opt. s: masking and solving, one thread."
 )
@@ -147,11 +148,11 @@ def play(agent, env, seed: int) -> dict:
 def figures(case: Case, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The plan's figures that the table shows; NaN where a structure is missing."""
     reference = case.anchors.reference_metrics
-    lost = {t: metrics[t]["D95%[%]"] - reference[t]["D95%[%]"] for t in case.targets}
+    lost = delta_d95(reference, metrics, case.targets)
     high = case.targets[0]
     parotids = [m["Mean[Gy]"] for name, m in metrics.items() if name.startswith("Parotid")]
     return {
-        "dD95_high": lost[high], "dD95_worst": min(lost.values()),
+        "dD95_high": lost[high], "dD95_worst": max(lost.values()),
         "cord_gy": _metric(metrics, "SpinalCord", "D0.1cc[Gy]"),
         "brainstem_gy": _metric(metrics, "Brainstem", "D0.1cc[Gy]"),
         "parotid_gy": float(np.mean(parotids)) if parotids else float("nan"),
