@@ -68,7 +68,7 @@ def run(cfg: DictConfig) -> float:
         dose_gy = quantity.value(influence.dose(solution.weights))
         evaluation, goals = _evaluation(cfg, patient, structures, influence)
         metrics = evaluation.evaluate(dose_gy)
-        table = Scorecard(goals).score(metrics)
+        table = Scorecard(goals).score(metrics, quantity.rbe)
         notes.append(f"{table.n_met} of {len(table.rows)} goals met")
     with stage("Files and pictures") as notes:
         made = plan_files.Made(

@@ -138,6 +138,7 @@ class ScoreTable:
 
     rows: tuple[ScoredGoal, ...]
     total: float
+    rbe: float = 1.1  # of the doses that were judged; said where they are shown
 
     @property
     def n_met(self) -> int:
@@ -161,7 +162,7 @@ class ScoreTable:
         ]  # fmt: skip
         text.insert(1, "-" * max(map(len, text)))
         text.append(f"{self.n_met} of {len(self.rows)} goals met; score {self.total:.3f}. "
-                    "Doses in Gy (RBE), RBE 1.1.")  # fmt: skip
+                    f"Doses in Gy (RBE), RBE {self.rbe:g}.")  # fmt: skip
         return "\n".join(text)
 
 
@@ -204,8 +205,8 @@ class Scorecard:
         weights = np.array([GROUP_WEIGHTS[g] / groups.count(g) for g in groups])
         return weights / weights.sum()
 
-    def score(self, metrics: Metrics) -> ScoreTable:
-        """Judge evaluated metrics {structure: {metric: value}}."""
+    def score(self, metrics: Metrics, rbe: float = 1.1) -> ScoreTable:
+        """Judge evaluated metrics {structure: {metric: value}} of doses with an RBE."""
         rows = []
         for goal in self.goals:
             value = goal.value(metrics)
@@ -213,7 +214,7 @@ class Scorecard:
                 ScoredGoal(goal, value, goal.is_met(value), self.anchors[goal.key].score(value))
             )
         total = float(np.sum(self.weights() * np.array([row.score for row in rows])))
-        return ScoreTable(tuple(rows), total)
+        return ScoreTable(tuple(rows), total, rbe)
 
 
 @dataclass(frozen=True, eq=False)

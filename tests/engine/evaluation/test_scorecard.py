@@ -109,6 +109,7 @@ def test_score_table_prints_values_limits_sources_and_the_rbe():
     assert table.n_met == 3
     for part in ("SpinalCord", "50.00", "≤ 45", "missed", "QUANTEC", "3 of 4", "RBE 1.1"):
         assert part in text
+    assert "RBE 1.25." in str(Scorecard(GOALS).score(metrics(), rbe=1.25))
 
 
 def test_metrics_of_goals_are_what_an_evaluation_takes():
