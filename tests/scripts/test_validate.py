@@ -15,6 +15,7 @@ from engine.patient.ct import DEFAULT_CALIBRATION
 from engine.patient.grid import Grid
 from engine.physics.materials import WATER
 from scripts import cli
+from scripts import validate as script
 from scripts.validate_reference import compute
 from scripts.validate_targets import Check
 
@@ -23,6 +24,9 @@ PHYSICS = BOTH | {"targets.csv", "targets.json", "depth_dose.png"}
 COMPARISON = BOTH | {
     "comparison.csv", "comparison.json", "dose.npz", "along.png", "across.png", "dose_wash.png",
 }  # fmt: skip
+
+
+COARSE_MM = 5.0  # where only the words matter
 
 
 def reference_of_ours(path, spacing_mm=2.0) -> None:
@@ -53,6 +57,12 @@ def validate(tmp_path, *arguments) -> tuple[int, dict]:
     return code, {(r["group"], r["quantity"]): r for r in rows}
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures are empty files, where numbers are judged: drawing takes most of a run."""
+    monkeypatch.setattr(script, "save", lambda figure, path: path.touch())
+
+
 def refused(capsys, tmp_path, *arguments) -> str:
     assert cli.main(["validate", *arguments, f"output={tmp_path / 'out'}"]) == 2
     said = capsys.readouterr().err
@@ -76,6 +86,7 @@ def test_the_physics_passes_and_leaves_its_files(physics):
         assert [r["quantity"] for r in csv.DictReader(file)] == [t["quantity"] for t in targets]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_missed_target_is_listed_first_and_is_exit_code_one(capsys, tmp_path):
     # Twice the dose may be lost laterally, which the targets do not allow.
     assert cli.main(["validate", "dose.lateral_cutoff=0.01", f"output={tmp_path}"]) == 1
@@ -91,6 +102,7 @@ def test_a_target_without_a_number_does_not_pass():
     assert Check("g", "q", "", 2.0, 2.2, 0.1, True, "s").deviation == pytest.approx(0.1)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("spacing_mm", [2.0, 2.5])
 def test_our_own_dose_comes_back_with_every_point_at_one_percent_one_millimeter(
     tmp_path, spacing_mm
@@ -110,6 +122,7 @@ def test_our_own_dose_comes_back_with_every_point_at_one_percent_one_millimeter(
         assert rows[group, "R80 on the axis"]["difference"] == pytest.approx(0.0, abs=0.1)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_dose_three_millimeters_off_misses_the_criterion(tmp_path, capsys):
     reference_of_ours(tmp_path / "tank.npz")
     shifted = json.loads((tmp_path / "tank.json").read_text())
@@ -122,6 +135,7 @@ def test_a_dose_three_millimeters_off_misses_the_criterion(tmp_path, capsys):
     assert "MISSED" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_dose_two_percent_too_high_shows_in_the_integral(tmp_path):
     reference_of_ours(tmp_path / "tank.npz")
     with np.load(tmp_path / "tank.npz") as file:
@@ -133,6 +147,7 @@ def test_a_dose_two_percent_too_high_shows_in_the_integral(tmp_path):
     assert found == pytest.approx(1.02, abs=5e-3)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_standard_error_of_the_reference_explains_its_noise(tmp_path):
     reference_of_ours(tmp_path / "tank.npz")
     with np.load(tmp_path / "tank.npz") as file:
@@ -149,8 +164,9 @@ def test_the_standard_error_of_the_reference_explains_its_noise(tmp_path):
     assert own["ours"] is None  # json has no NaN
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_water_given_as_zero_hounsfield_units_is_doubted(tmp_path):
-    reference_of_ours(tmp_path / "tank.npz")
+    reference_of_ours(tmp_path / "tank.npz", COARSE_MM)
     with np.load(tmp_path / "tank.npz") as file:
         arrays = {n: a for n, a in file.items() if n != "material"}
     hu = np.zeros(arrays["dose"].shape, np.int16)
@@ -159,8 +175,9 @@ def test_water_given_as_zero_hounsfield_units_is_doubted(tmp_path):
         validate(tmp_path, f"reference={tmp_path}/tank.npz")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_spot_that_starts_in_matter_is_doubted(tmp_path):
-    reference_of_ours(tmp_path / "tank.npz")
+    reference_of_ours(tmp_path / "tank.npz", COARSE_MM)
     metadata = json.loads((tmp_path / "tank.json").read_text())
     metadata["spots"][0]["position_mm"][1] = -20.0
     (tmp_path / "tank.json").write_text(json.dumps(metadata))
@@ -171,7 +188,7 @@ def test_a_spot_that_starts_in_matter_is_doubted(tmp_path):
 def test_a_malformed_reference_is_refused_in_a_sentence(capsys, tmp_path):
     said = refused(capsys, tmp_path, f"reference={tmp_path}/none.npz")
     assert "none.npz' does not exist" in said
-    reference_of_ours(tmp_path / "tank.npz")
+    reference_of_ours(tmp_path / "tank.npz", COARSE_MM)
     metadata = json.loads((tmp_path / "tank.json").read_text())
     (tmp_path / "tank.json").write_text(json.dumps({**metadata, "particle": "carbon"}))
     said = refused(capsys, tmp_path, f"reference={tmp_path}/tank.npz")
@@ -192,14 +209,16 @@ def test_wrong_settings_are_refused(capsys, tmp_path, override, named):
 
 
 def test_a_criterion_of_nothing_is_refused(capsys, tmp_path):
-    reference_of_ours(tmp_path / "tank.npz")
+    reference_of_ours(tmp_path / "tank.npz", COARSE_MM)
     said = refused(capsys, tmp_path, f"reference={tmp_path}/tank.npz", "gamma.distance_mm=0")
     assert "distance_mm=0" in said
 
 
-def test_the_folder_of_a_comparison_holds_our_dose(tmp_path):
-    reference_of_ours(tmp_path / "tank.npz")
+def test_the_folder_of_a_comparison_holds_our_dose_and_pictures(tmp_path):
+    reference_of_ours(tmp_path / "tank.npz", COARSE_MM)
     validate(tmp_path, f"reference={tmp_path}/tank.npz")
+    for name in COMPARISON:
+        assert (tmp_path / "out" / name).stat().st_size > (5000 if name.endswith(".png") else 100)
     with np.load(tmp_path / "out" / "dose.npz") as ours, np.load(tmp_path / "tank.npz") as theirs:
         assert ours["dose"].shape == theirs["dose"].shape
         top = theirs["dose"].max()

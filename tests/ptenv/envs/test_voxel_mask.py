@@ -198,6 +198,21 @@ def test_a_case_is_drawn_from_the_split_unless_it_is_fixed(make):
     assert env.reset(seed=0)[1]["case_id"] == "head-and-neck-10000"
 
 
+@pytest.mark.parametrize("rate, budget", [(0.0, 1.0), (1.0, 0.1)], ids=["drawn", "thinned"])
+def test_which_rows_are_kept_comes_from_the_seed(make, rate, budget):
+    env = make(budget=budget)
+    action = np.full(env.action_space.shape, rate, np.float32)
+    action[-2:] = 0.0
+    masks = []
+    for seed in (1, 1, 2):
+        env.reset(seed=seed)
+        for _ in range(2):
+            env.step(action)
+            masks.append(env.state.mask)
+    np.testing.assert_array_equal(masks[:2], masks[2:4])
+    assert len({mask.tobytes() for mask in masks}) == 4  # two seeds, two rounds each
+
+
 def test_the_budget_is_drawn_and_observed(make):
     env = make(budget=None)
     drawn = {}
