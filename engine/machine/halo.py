@@ -6,7 +6,7 @@ scattering makes. Weight and width follow a table of double Gaussian fits.
 
 import numpy as np
 
-from engine.machine.commissioning import core_variance_mm2, projected_range_mm
+from engine.machine.commissioning import projected_range_mm
 from engine.physics.materials import I_WATER_EV, water
 
 # Share and width of the second Gaussian of the laterally projected dose of a zero-width beam in
@@ -38,15 +38,14 @@ def halo(energy_mev: float, depth_mm: np.ndarray, i_ev: float = I_WATER_EV):
     """Weight and variance (mm²) of the nuclear halo at every depth, from the table.
 
     A power law in range between two rows; below the first, its columns from 0.25 to 0.9, which
-    are the measured ones, give one mean power for all. Held beyond the range, and never narrower
-    than 1.5 times the core's width.
+    are the measured ones, give one mean power for all. Held beyond the range. From 10 to 250 MeV
+    it is at least twice as wide as the core.
     """
     range_mm = projected_range_mm(energy_mev, water(i_ev))
     share = np.clip(np.asarray(depth_mm) / range_mm, 0.0, 1.0)
     weight = np.interp(share, HALO_DEPTH, _at_range(range_mm, HALO_WEIGHT))
     sigma = np.interp(share, HALO_DEPTH, _at_range(range_mm, HALO_SIGMA_MM))
-    core = core_variance_mm2(energy_mev, depth_mm, i_ev)
-    return weight, np.maximum(sigma**2, 2.25 * core)
+    return weight, sigma**2
 
 
 def _at_range(range_mm: float, rows: np.ndarray) -> np.ndarray:

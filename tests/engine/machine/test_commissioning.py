@@ -114,6 +114,13 @@ def test_halo_reproduces_its_table_on_its_rows(row):
     assert np.sqrt(variance) == pytest.approx(HALO_SIGMA_MM[row], rel=0.03)
 
 
+@pytest.mark.parametrize("energy", [10.0, 50.0, 100.0, 250.0])
+def test_halo_is_at_least_twice_as_wide_as_the_core(energy):
+    depth = np.linspace(0.0, 1.1, 100) * projected_range_mm(energy, WATER)
+    _, variance = halo(energy, depth)
+    assert np.all(variance > 4.0 * core_variance_mm2(energy, depth))
+
+
 @pytest.mark.parametrize("energy", [100.0, 150.0, 200.0, 230.0])
 def test_halo_weight_and_the_share_of_secondaries_tell_the_same_story(energy):
     # Two independent models: a double Gaussian's second weight (MCsquare) and the dose that
