@@ -5,9 +5,8 @@ doses with RBE 1.1.
 """
 
 from engine.evaluation.scorecard import Goal
-from engine.patient.patient import Patient
-
-RING = "zRing"  # normal tissue around the targets, as TG-263 names planning helpers
+from engine.patient.patient import Patient, without_side
+from engine.patient.structures import RING
 
 _COVERAGE = "ICRU Report 50 (1993): 95 % of the dose, read at D95 (ICRU Report 83, 2010)"
 _HOT_SPOT = "ICRU Report 50 (1993): 107 % of the dose, read at D2 (ICRU Report 83, 2010)"
@@ -46,8 +45,8 @@ def head_and_neck_goals(
     goals = [Goal(t, "D95%[%]", 95.0, "at least", _COVERAGE, "target") for t in patient.targets]
     goals.append(Goal(patient.targets[0], "D2%[%]", 107.0, "at most", _HOT_SPOT, "target"))
     for name in patient.organs:
-        if _base(name) in _ORGANS:
-            metric, limit, source = _ORGANS[_base(name)]
+        if without_side(name) in _ORGANS:
+            metric, limit, source = _ORGANS[without_side(name)]
             goals.append(Goal(name, metric, limit, "at most", source))
     return tuple(goals) + normal_tissue_goals(patient, ring, integral)
 
@@ -64,8 +63,3 @@ def normal_tissue_goals(
         body = patient.external.name
         goals.append(Goal(body, "Mean[%]", 15.0, "at most", convention, "normal tissue"))
     return tuple(goals)
-
-
-def _base(name: str) -> str:
-    """A TG-263 name without its side."""
-    return name[:-2] if name.endswith(("_L", "_R")) else name

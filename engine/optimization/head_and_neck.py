@@ -15,10 +15,9 @@ from engine.dose.quantities import Quantity, RbeDose
 from engine.optimization.objectives import DoseFallOff, MaxDose, MinDose, Objective, UniformDose
 from engine.optimization.problem import PlanningProblem
 from engine.optimization.regions import regions_on
-from engine.patient.patient import Patient
-from engine.patient.structures import DoseStructures, distance_mm
+from engine.patient.patient import Patient, without_side
+from engine.patient.structures import RING, DoseStructures, distance_mm
 
-RING = "zRing"  # TG-263 marks planning helpers with a z
 RING_MM = 30.0
 TARGET_WEIGHT, UNDERDOSE_WEIGHT = 100.0, 100.0  # what is missing counts twice what is too much
 RING_WEIGHT, WHOLE_RING_WEIGHT = 20.0, 0.01
@@ -116,9 +115,8 @@ def _target_regions(patient: Patient) -> list[str]:
 
 
 def _organ(name: str, highest_gy: float) -> tuple[float, float, bool]:
-    base = name[:-2] if name.endswith(("_L", "_R")) else name
-    if base in _ORGANS:
-        return _ORGANS[base]
+    if without_side(name) in _ORGANS:
+        return _ORGANS[without_side(name)]
     share, weight, spare = _OTHER_ORGAN
     return share * highest_gy, weight, spare
 

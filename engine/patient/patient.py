@@ -13,12 +13,17 @@ Role = Literal["target", "organ", "external", "support"]
 ROLES = ("target", "organ", "external", "support")
 
 
+def without_side(name: str) -> str:
+    """A TG-263 name without its side: Parotid_L and Parotid_R are Parotid."""
+    return name[:-2] if name.endswith(("_L", "_R")) else name
+
+
 @dataclass(frozen=True, eq=False)
 class Structure:
     """A named region, TG-263 name, boolean mask (nz, ny, nx).
 
     ``material`` overrides the CT inside the mask with a material of
-    ``engine.patient.ct.MATERIALS`` ("water" for a water tank).
+    ``engine.patient.tissues.MATERIALS`` ("water" for a water tank).
     """
 
     name: str
@@ -53,10 +58,19 @@ class Patient:
     source: str = ""  # where it came from: "procedural:head_and_neck:7", "openkbp:pt_1", …
 
     def __post_init__(self):
+        self._check_image()
+        self._check_structures()
+        self._check_prescription()
+        object.__setattr__(self, "structures", MappingProxyType(dict(self.structures)))
+        object.__setattr__(self, "prescription_gy", MappingProxyType(dict(self.prescription_gy)))
+
+    def _check_image(self) -> None:
         if self.hu.shape != self.grid.shape:
             raise ValueError(f"hu has shape {self.hu.shape}, the grid {self.grid.shape}.")
         if not np.all(np.isfinite(self.hu)):
             raise ValueError("hu holds NaN or infinite values; repair the CT before planning.")
+
+    def _check_structures(self) -> None:
         for name, structure in self.structures.items():
             if structure.name != name:
                 raise ValueError(f"structures[{name!r}] is named {structure.name!r}; use one name.")
@@ -72,6 +86,8 @@ class Patient:
             raise ValueError(
                 f"patient {self.name!r} has no target; give a structure with role 'target'."
             )
+
+    def _check_prescription(self) -> None:
         for target, dose_gy in self.prescription_gy.items():
             if target not in self.structures or self.structures[target].role != "target":
                 raise ValueError(
@@ -86,8 +102,6 @@ class Patient:
             raise ValueError(f"targets {missing} have no prescription; give one in Gy (RBE).")
         if self.n_fractions != int(self.n_fractions) or self.n_fractions < 1:
             raise ValueError(f"n_fractions={self.n_fractions} must be a whole number from 1 on.")
-        object.__setattr__(self, "structures", MappingProxyType(dict(self.structures)))
-        object.__setattr__(self, "prescription_gy", MappingProxyType(dict(self.prescription_gy)))
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from engine.patient import _kernels
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient, Role
 
+RING = "zRing"  # normal tissue around the targets; TG-263 marks planning helpers with a z
 _N_BINS = 1025
 
 
