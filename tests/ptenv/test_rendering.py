@@ -195,3 +195,9 @@ def test_shapes_that_do_not_fit_are_refused(patient):
 def test_importing_the_module_does_not_import_matplotlib():
     code = "import sys, ptenv.rendering; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_matplotlib_a_picture_says_what_to_install(patient, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'ptenv\[agents\]'"):
+        rendering.dose_wash(patient, np.zeros(GRID.shape))

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -7,7 +8,14 @@ import pytest
 import ptenv  # noqa: F401  registers the ids
 from engine.optimization.solvers import LBFGSB
 from ptenv.cases.anchors import EVALUATIONS
-from ptenv.envs.voxel_mask import LEAST_SHARE, SPENT, RoundChoice, VoxelMaskEnv, VoxelMaskTask
+from ptenv.envs.voxel_mask import (
+    LEAST_SHARE,
+    SPENT,
+    RoundChoice,
+    VoxelMaskEnv,
+    VoxelMaskTask,
+    _constraint_costs,
+)
 
 
 @pytest.fixture
@@ -185,6 +193,27 @@ def test_metrics_of_unsampled_voxels_count(case, task):
         task.start(case, 0.1), choice(some(case, 0.02)), np.random.default_rng(0)
     )
     assert task.info(state)["metrics"] == case.metrics(case.dose_gy(state.weights))
+
+
+@pytest.mark.parametrize(
+    "hot, cord, stem, costs",
+    [(110.0, 47.0, 55.0, (3.0, 2.0, 1.0)), (107.0, 45.0, 54.0, (0.0, 0.0, 0.0)),
+     (90.0, None, None, (0.0, 0.0, 0.0))],
+)  # fmt: skip
+def test_constraint_signals_are_what_lies_above_the_limit(hot, cord, stem, costs):
+    organs = {"SpinalCord": cord, "Brainstem": stem}
+    metrics = {name: {"D0.1cc[Gy]": gy} for name, gy in organs.items() if gy is not None}
+    metrics["PTV_7000"] = {"D2%[%]": hot}
+    found = _constraint_costs(SimpleNamespace(targets=("PTV_7000", "PTV_5600")), metrics)
+    assert found == dict(zip(("cost_hot_spot", "cost_cord", "cost_brainstem"), costs))
+
+
+def test_success_is_a_score_of_keep_all(case, task):
+    start = task.start(case, 0.1)
+    anchors = case.anchors
+    for rho, success in ((0.99 * anchors.rho_all, True), (1.01 * anchors.rho_all, False)):
+        info = task.info(replace(start, objective=anchors.f_star + rho))
+        assert info["is_success"] is success
 
 
 # ---------------------------------------------------------------- the shell
