@@ -2,11 +2,19 @@ import json
 from dataclasses import replace
 from math import exp, log
 
+import numpy as np
 import pytest
 
 from engine.optimization.solvers import LBFGSB
 from engine.parallel import set_threads, threads
-from ptenv.cases.anchors import EVALUATIONS, FLOOR, SMALLEST_GAP, Anchors, _reweighted
+from ptenv.cases.anchors import (
+    EVALUATIONS,
+    FLOOR,
+    SMALLEST_GAP,
+    Anchors,
+    _reweighted,
+    _uniform_value,
+)
 from ptenv.cases.build import build_case
 
 
@@ -23,6 +31,17 @@ def test_keep_all_replayed_scores_one(case):
     )
     value = case.problem.value_of_dose(case.influence.dose(solution.weights))
     assert case.anchors.score(value, 0.1) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_zero_is_the_geometric_mean_over_the_frozen_masks(case):
+    values = [
+        _uniform_value(case.problem, case.start_weights, case.candidates, 0.1, index)
+        for index in range(case.recipe["n_anchor_masks"])
+    ]
+    log_rho = np.log(np.array(values) - case.anchors.f_star)
+    assert log_rho.std() > 0
+    assert case.anchors.rho_uniform[0.1] == pytest.approx(exp(log_rho.mean()), rel=1e-9)
+    assert case.anchors.noise[0.1] == pytest.approx(log_rho.std(ddof=1), rel=1e-9)
 
 
 def test_scores_are_clipped_and_shaping_is_not(case):
