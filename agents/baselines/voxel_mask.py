@@ -219,10 +219,7 @@ def _by_violation(exploration: float, sharpness: float, state: State) -> np.ndar
 
 
 def _by_importance(exploration: float, sharpness: float, state: State) -> np.ndarray:
-    case = state.case
-    _, slope = case.problem.penalty_by_row(case.influence.dose(state.weights))
-    reach = case.influence.dose(np.ones(case.problem.n_spots, np.float32))
-    return _following(np.abs(slope) * reach, case, exploration, sharpness)
+    return _following(state.pull, state.case, exploration, sharpness)
 
 
 def _following(pull: np.ndarray, case: Case, exploration: float, sharpness: float) -> np.ndarray:

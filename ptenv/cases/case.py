@@ -79,6 +79,11 @@ class Case:
         return self.influence.row_nonzeros()
 
     @cached_property
+    def row_reach(self) -> np.ndarray:
+        """Sum of every row's entries, (n_rows,) float32: Gy at one particle in every spot."""
+        return self.influence.dose(np.ones(self.influence.n_spots, np.float32))
+
+    @cached_property
     def target_rows(self) -> np.ndarray:
         """Rows (n_rows,) bool that lie in any target."""
         return self.group < 2

@@ -14,7 +14,7 @@ from engine.optimization.voxel_sampling import thin_to_budget
 from ptenv.cases.case import Case
 from ptenv.cases.library import load_case
 from ptenv.cases.recipe import VoxelMaskRecipe, checked_case, procedural_id, split_seeds
-from ptenv.envs.voxel_mask_actions import FEWEST, MOST, ActionDecoder, RoundChoice
+from ptenv.envs.voxel_mask_actions import FEWEST, MOST, ActionDecoder, RoundChoice, RowSignals
 from ptenv.envs.voxel_mask_observations import CompactObserver, VolumeObserver
 from ptenv.rewards import ScoreReward
 
@@ -44,6 +44,7 @@ class State:
     weights: np.ndarray  # (n_spots,) particles per fraction
     dose_gy: np.ndarray  # Gy (RBE), on all rows
     row_penalty: np.ndarray  # each row's share of the objective
+    row_slope: np.ndarray  # and its derivative by the row's physical dose of one fraction
     objective: float  # F on all rows
     mask: np.ndarray  # bool, rows of the last round
     n_evaluations: int  # of the last round
@@ -66,6 +67,17 @@ class State:
         """Root of each row's penalty relative to the worst, 0 … 1."""
         top = float(self.row_penalty.max(initial=0.0))
         return np.sqrt(self.row_penalty / top) if top > 0 else np.zeros(len(self.row_penalty))
+
+    @property
+    def pull(self) -> np.ndarray:
+        """How much each row pulls on the weights, |∂F/∂d_i| · Σ_j d_ij, by the candidates' mean."""
+        pull = np.abs(self.row_slope) * self.case.row_reach
+        mean = float(pull[self.case.candidates].mean()) if self.case.candidates.any() else 0.0
+        return pull / mean if mean > 0 else np.ones(len(pull))
+
+    @property
+    def signals(self) -> RowSignals:
+        return RowSignals(self.violation, self.pull)
 
 
 @dataclass
@@ -143,11 +155,11 @@ class VoxelMaskTask:
 
     def _seen(self, case, budget, work_left, round_, weights, mask, n, invalid) -> State:
         physical = case.influence.dose(weights)
-        penalty, _ = case.problem.penalty_by_row(physical)
+        penalty, slope = case.problem.penalty_by_row(physical)
         value = case.problem.value_of_dose(physical)  # summed as the anchors were
         return State(
             case=case, budget=budget, work_left=int(work_left), round=round_, weights=weights,
-            dose_gy=case.quantity.value(physical), row_penalty=penalty,
+            dose_gy=case.quantity.value(physical), row_penalty=penalty, row_slope=slope,
             objective=value, mask=mask, n_evaluations=int(n), invalid_action=invalid,
         )  # fmt: skip
 
@@ -167,7 +179,7 @@ class VoxelMaskEnv(gym.Env):
     | action | space | meaning |
     |---|---|---|
     | "shells" | Box(−1, 1, (23,)) | log keep-rate of 7 groups × 3 shells, then the round |
-    | "field" | Box(−1, 1, (20,)) | 6 coefficients for target, organ and ring, then the round |
+    | "field" | Box(−1, 1, (23,)) | 7 coefficients for target, organ and ring, then the round |
     | "mask" | MultiBinary(max_rows) | the rows themselves, with all the work left |
 
     Keep-rates run from 1/1000 (−1) to 1 (+1); shells reach to 2 mm, to 6 mm and deeper. The round
@@ -269,7 +281,7 @@ class VoxelMaskEnv(gym.Env):
         if self.state is None:
             raise gym.error.ResetNeeded("call reset() before step().")
         before = self.state
-        choice = self._decoder.decode(action, before.case, before.violation, self.np_random)
+        choice = self._decoder.decode(action, before.case, before.signals, self.np_random)
         self.state = self.task.transition(before, choice, self.np_random)
         terms = self.reward.terms(before, self.state)
         observation = self._observe(self.state.case, self.state)

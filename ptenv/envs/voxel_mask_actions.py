@@ -1,7 +1,7 @@
 """From an action to keep-rates of rows: the three action kinds of the voxel-mask environments."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -17,9 +17,16 @@ N_SHELLS = len(SHELL_EDGES_MM) + 1
 DECADES = 3.0  # a rate of −1 keeps one voxel in a thousand, +1 keeps all
 ROLES = ("target", "organ", "ring")
 FIELD_FEATURES = ("constant", "exp(-depth/2mm)", "exp(-depth/6mm)", "depth/20mm",
-                  "exp(-organ_distance/5mm)", "violation")  # fmt: skip
+                  "exp(-organ_distance/5mm)", "violation", "log10(pull)/2")  # fmt: skip
 FIELD_GAIN = 2.0  # decades per unit coefficient and unit feature
 FEWEST, MOST = 1, 100  # evaluations of one round
+
+
+class RowSignals(NamedTuple):
+    """What the last plan says of every row, (n_rows,); ``State`` defines both."""
+
+    violation: np.ndarray  # 0 … 1
+    pull: np.ndarray  # mean 1 over the candidates
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,9 @@ class ActionDecoder:
             )
 
     def decode(
-        self, action: np.ndarray, case: Case, violation: np.ndarray, rng: np.random.Generator
+        self, action: np.ndarray, case: Case, signals: RowSignals, rng: np.random.Generator
     ) -> RoundChoice:
-        """The choice that an action makes; ``violation`` (n_rows,) is the last plan's, 0 … 1."""
+        """The choice that an action makes after the plan that ``signals`` tells of."""
         action = self._checked(action)
         if self.kind == "mask":
             mask = action[: case.influence.n_rows].astype(bool)
@@ -85,7 +92,7 @@ class ActionDecoder:
             return RoundChoice(mask, self.mask_evaluations, 1.0, invalid)
         inside = np.clip(action, -1.0, 1.0)
         invalid = bool(np.any(inside != action))
-        rates = self.rates(inside[: self.n_rates], case, violation)
+        rates = self.rates(inside[: self.n_rates], case, signals)
         mask = draw(np.where(case.candidates, rates, 0.0), rng)
         if self.oneshot:
             return RoundChoice(mask, MOST, 1.0, invalid or not mask.any())
@@ -93,13 +100,13 @@ class ActionDecoder:
         share = 0.5 * (1.0 + float(inside[-1]))
         return RoundChoice(mask, max(FEWEST, evaluations), share, invalid or not mask.any())
 
-    def rates(self, coefficients: np.ndarray, case: Case, violation: np.ndarray) -> np.ndarray:
+    def rates(self, coefficients: np.ndarray, case: Case, signals: RowSignals) -> np.ndarray:
         """Keep-rate of every row (n_rows,) from the rate components in −1 … 1."""
         if self.kind == "shells":
             by_shell = 10.0 ** (0.5 * DECADES * (coefficients.astype(np.float64) - 1.0))
             return by_shell[shell_index(case)]
         table = coefficients.reshape(len(ROLES), len(FIELD_FEATURES)).astype(np.float64)
-        exponent = np.einsum("rf,rf->r", table[row_role(case)], field_features(case, violation))
+        exponent = np.einsum("rf,rf->r", table[row_role(case)], field_features(case, signals))
         return 10.0 ** np.clip(FIELD_GAIN * exponent - 1.0, -DECADES, 0.0)
 
     def _checked(self, action) -> np.ndarray:
@@ -131,13 +138,17 @@ def row_role(case: Case) -> np.ndarray:
     return np.where(case.group < 2, 0, np.where(case.group == ring, 2, 1))
 
 
-def field_features(case: Case, violation: np.ndarray) -> np.ndarray:
-    """FIELD_FEATURES of every row, (n_rows, n_features) float64."""
+def field_features(case: Case, signals: RowSignals) -> np.ndarray:
+    """FIELD_FEATURES of every row, (n_rows, n_features) float64.
+
+    With a coefficient a for the last one, keep-rates go with pull^a.
+    """
     depth = case.depth_mm.astype(np.float64)
     return np.stack(
         [
             np.ones_like(depth), np.exp(-depth / 2.0), np.exp(-depth / 6.0),
-            np.minimum(depth / 20.0, 2.0), np.exp(-case.organ_distance_mm / 5.0), violation,
+            np.minimum(depth / 20.0, 2.0), np.exp(-case.organ_distance_mm / 5.0), signals.violation,
+            0.5 * np.log10(np.clip(signals.pull, 1e-2, 1e2)),
         ],
         axis=1,
     )  # fmt: skip

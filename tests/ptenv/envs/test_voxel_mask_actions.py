@@ -7,6 +7,7 @@ from ptenv.envs.voxel_mask_actions import (
     N_SHELLS,
     SHELL_EDGES_MM,
     ActionDecoder,
+    RowSignals,
     row_role,
     shell_index,
 )
@@ -16,10 +17,16 @@ def decoder(kind="shells", oneshot=False, max_rows=1):
     return ActionDecoder(kind, oneshot, max_rows, 12)
 
 
+def no_signals(case):
+    """A last plan that violates nothing anywhere, and in which all rows pull alike."""
+    n_rows = case.influence.n_rows
+    return RowSignals(np.zeros(n_rows), np.ones(n_rows))
+
+
 def decode(action, case, kind="shells", oneshot=False, seed=0):
-    violation = np.zeros(case.influence.n_rows)
+    quiet = no_signals(case)
     rng = np.random.default_rng(seed)
-    return decoder(kind, oneshot).decode(np.asarray(action, np.float32), case, violation, rng)
+    return decoder(kind, oneshot).decode(np.asarray(action, np.float32), case, quiet, rng)
 
 
 def test_shells_are_counted_from_the_surface(case):
@@ -60,25 +67,36 @@ def test_one_shot_actions_hold_rates_alone(case):
 
 
 def test_field_coefficients_of_a_role_move_its_rates_alone(case):
-    plain = decoder("field").rates(np.zeros(18), case, np.zeros(case.influence.n_rows))
+    plain = decoder("field").rates(np.zeros(21), case, no_signals(case))
     assert plain == pytest.approx(0.1)
-    coefficients = np.zeros(18)
+    coefficients = np.zeros(21)
     coefficients[0] = 0.5  # constant of the targets: 0.5 × 2 decades up
-    rates = decoder("field").rates(coefficients, case, np.zeros(case.influence.n_rows))
+    rates = decoder("field").rates(coefficients, case, no_signals(case))
     target = row_role(case) == 0
     assert rates[target] == pytest.approx(1.0)
     assert rates[~target] == pytest.approx(0.1)
 
 
+def test_field_rates_go_with_the_power_of_the_pull(case):
+    pull = np.linspace(0.1, 5.0, case.influence.n_rows)
+    signals = no_signals(case)._replace(pull=pull)
+    coefficients = np.zeros(21)
+    coefficients[6::7] = 0.5
+    rates = decoder("field").rates(coefficients, case, signals)
+    np.testing.assert_allclose(rates, np.minimum(0.1 * np.sqrt(pull), 1.0), rtol=1e-6)
+
+
 def test_field_rates_follow_violation_and_stay_rates(case):
-    coefficients = np.zeros(18)
-    coefficients[[5, 11, 17]] = 1.0
+    coefficients = np.zeros(21)
+    coefficients[5::7] = 1.0
     violation = np.linspace(0, 1, case.influence.n_rows)
-    rates = decoder("field").rates(coefficients, case, violation)
+    signals = no_signals(case)._replace(violation=violation)
+    rates = decoder("field").rates(coefficients, case, signals)
     assert np.all(np.diff(rates) >= 0)
-    extreme = decoder("field").rates(np.ones(18), case, np.ones(case.influence.n_rows))
+    everywhere = signals._replace(violation=np.ones_like(violation))
+    extreme = decoder("field").rates(np.ones(21), case, everywhere)
     assert extreme.max() <= 1.0
-    assert decoder("field").rates(-np.ones(18), case, violation).min() >= 10.0**-DECADES
+    assert decoder("field").rates(-np.ones(21), case, signals).min() >= 10.0**-DECADES
 
 
 def test_an_action_that_keeps_nothing_is_marked(case):
