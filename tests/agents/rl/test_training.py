@@ -37,9 +37,9 @@ def test_environments_in_processes_play_the_same_episodes(environment):
     for processes in (False, True):
         schedule = replace(SCHEDULE, n_envs=2, processes=processes)
         venv, rng = vectorized(environment, schedule, seed=5), np.random.default_rng(0)
-        seen = [venv.reset()]
+        seen, shape = [venv.reset()], (2, *venv.action_space.shape)
         for _ in range(10):
-            observation, reward, done, _ = venv.step(rng.uniform(-1, 1, (2, 20)).astype("f4"))
+            observation, reward, done, _ = venv.step(rng.uniform(-1, 1, shape).astype("f4"))
             seen += [observation, reward.astype(np.float32), done]  # float32 in one of them
         venv.close()
         played.append(seen)
@@ -109,7 +109,7 @@ def test_the_untrained_policy_starts_at_the_first_action(environment):
     venv = vectorized(environment, SCHEDULE, 0)
     fresh = LEARNER.new_model(venv, "field", 0)
     bias = fresh.policy.action_net.bias.detach().numpy()
-    assert np.array_equal(bias, FirstPolicy().action("field", 20))
+    assert np.array_equal(bias, FirstPolicy().action("field", len(bias)))
 
 
 def test_a_folder_without_an_agent_is_refused(tmp_path):
