@@ -395,10 +395,16 @@ def test_budgets_without_anchors_are_refused(name, budget):
 # ---------------------------------------------------------------- what learns
 
 
+@pytest.fixture
+def sb3(tmp_path, monkeypatch):
+    """stable-baselines3, whose log goes where pytest cleans up."""
+    monkeypatch.setenv("SB3_LOGDIR", str(tmp_path))
+    return pytest.importorskip("stable_baselines3", reason="learning needs the extra 'agents'")
+
+
 @pytest.mark.parametrize("name", IDS)
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
-def test_a_hundred_steps_of_learning_run(name, algorithm):
-    sb3 = pytest.importorskip("stable_baselines3", reason="learning needs the extra 'agents'")
+def test_a_hundred_steps_of_learning_run(name, algorithm, sb3):
     settings = {
         "PPO": dict(n_steps=50, batch_size=25, n_epochs=2),
         "SAC": dict(learning_starts=30, buffer_size=200, batch_size=16),
@@ -411,8 +417,7 @@ def test_a_hundred_steps_of_learning_run(name, algorithm):
 
 
 @pytest.mark.parametrize("settings", [KINDS[2], KINDS[3]], ids=["mask", "volume"])
-def test_masks_and_volumes_can_be_learned_on(settings):
-    sb3 = pytest.importorskip("stable_baselines3", reason="learning needs the extra 'agents'")
+def test_masks_and_volumes_can_be_learned_on(settings, sb3):
     env = make("ptenv/VoxelMask-v0", **settings)
     policy = "MultiInputPolicy" if "observation" in settings else "MlpPolicy"
     agent = sb3.PPO(policy, env, seed=0, device="cpu", n_steps=10, batch_size=10, n_epochs=1)

@@ -7,6 +7,7 @@ import pytest
 
 from engine.optimization.solvers import LBFGSB
 from engine.parallel import set_threads, threads
+from ptenv.cases import anchors
 from ptenv.cases.anchors import (
     EVALUATIONS,
     FLOOR,
@@ -96,6 +97,14 @@ def test_priorities_change_the_weights_of_all_but_the_targets(case):
     for before, after in zip(case.problem.objectives, _reweighted(case.problem, 10.0).objectives):
         factor = 1.0 if before.structure in targets else 10.0
         assert after.weight == factor * before.weight
+
+
+def test_q_is_anchored_by_plans_of_both_priorities(case, monkeypatch):
+    asked = []
+    monkeypatch.setattr(anchors, "_reweighted", lambda problem, by: asked.append(by) or problem)
+    goals = case.quality.scorecard.goals
+    anchors._quality(case.problem, case.start_weights, case.evaluation, goals, 2)
+    assert sorted(asked) == [1.0 / anchors.PRIORITY, anchors.PRIORITY]
 
 
 def test_quality_lies_between_the_anchor_plans(case):

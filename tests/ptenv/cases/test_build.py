@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from engine.evaluation.goals import RING
 from engine.patient.patient import Patient
@@ -67,6 +68,16 @@ def test_rows_belong_to_what_fills_them(case):
     assert np.all(case.depth_mm[case.group == ring] <= case.recipe["ring_mm"])
     assert case.depth_mm.min() >= 0.0
     assert np.all((case.organ_distance_mm >= 0) & (case.organ_distance_mm <= 100.0))
+
+
+def test_distances_are_those_to_the_nearest_serial_or_optic_organ(case):
+    points = case.grid.points_mm(case.influence.voxels)
+    critical = np.isin(case.group, [GROUPS.index("serial"), GROUPS.index("optic")])
+    between_centers, _ = cKDTree(points[critical]).query(points)
+    near = case.organ_distance_mm < 100.0
+    apart = np.abs(case.organ_distance_mm - between_centers)[near]
+    assert critical.any()
+    assert apart.max() < 1.5 * max(case.grid.spacing_mm)  # surfaces lie between the centers
 
 
 def test_a_row_goes_to_the_first_half_then_to_the_ring_then_to_the_largest_share():

@@ -47,6 +47,19 @@ def test_volumes_keep_every_row_that_fits(case, state):
     )
 
 
+def test_volume_channels_are_depth_target_organ_and_dose_on_their_scales(case, state):
+    at = np.stack(np.unravel_index(case.influence.voxels, case.grid.shape))
+    volume = VolumeObserver(tuple(2 * n for n in case.grid.shape))(case, state)["volume"]
+    target = at[:, case.target_rows]
+    moved = np.array(case.grid.shape) - (target.min(axis=1) + target.max(axis=1)) // 2
+    depth, targets, organs, dose = volume[:, *(at + moved[:, None])]
+    ring = case.group == case.group.max()
+    assert depth == pytest.approx(np.where(ring, 0.0, np.minimum(case.depth_mm / 30.0, 1.0)))
+    np.testing.assert_array_equal(targets, case.target_rows)
+    np.testing.assert_array_equal(organs, case.candidates & ~case.target_rows & ~ring)
+    assert dose == pytest.approx(np.clip(state.dose_gy / (1.2 * 70.0), 0.0, 1.0), abs=1e-6)
+
+
 def test_odd_sizes_are_refused():
     with pytest.raises(ValueError, match="volume_size"):
         VolumeObserver((3, 4))
