@@ -48,4 +48,6 @@ def test_a_line_of_text_says_how_it_stands(state):
     text = ansi(state, VoxelMaskTask(False))
     assert "head-and-neck-00001 round 1: score" in text
     assert "PTV_7000 D95" in text
+    used = 100.0 * (1.0 - state.work_left / state.work_budget)
+    assert f"work {used:.1f} % of a budget of 100 %" in text
     assert "\n" not in text
