@@ -4,6 +4,7 @@ An agent has ``settings(budget)`` (arguments of its environment), ``bind(env, se
 ``predict(observation)``: the baselines, and ``agents.rl.trained.TrainedAgent``.
 """
 
+import warnings
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -14,7 +15,9 @@ import numpy as np
 
 from agents.environments import Environment, worker_pool
 from engine.evaluation.plan_evaluation import delta_d95
+from ptenv.cases.anchors import SMALLEST_GAP
 from ptenv.cases.case import Case
+from ptenv.cases.library import load_case
 from ptenv.envs.voxel_mask import State
 
 Drawer = Callable[[str, State], None]  # (agent's name, its final state)
@@ -108,10 +111,10 @@ def evaluate_case(
     trials: Trials,
     draw: Drawer | None = None,
 ) -> list[dict]:
-    """All episodes of all agents on one case."""
-    rows = []
+    """All episodes of all agents on one case, on those budgets whose anchors lie far apart."""
+    rows, budgets = [], _sound_budgets(environment, case, trials.budgets)
     for name, agent in agents.items():
-        for budget in trials.budgets:
+        for budget in budgets:
             env = environment.make(case=case, budget=budget, **agent.settings(budget))
             for sampling, seed in enumerate(trials.seeds(case_index, budget)):
                 row = play(agent, env, seed)
@@ -120,6 +123,19 @@ def evaluate_case(
                     draw(name, env.unwrapped.state)
             env.close()
     return rows
+
+
+def _sound_budgets(environment: Environment, case: str, budgets: Sequence[float]) -> list[float]:
+    """Budgets without those whose anchors lie too close to tell agents apart, with a warning."""
+    anchors = load_case(environment.make().unwrapped.case_recipe(case)).anchors
+    close = [b for b in budgets if b in anchors.rho_uniform and not anchors.is_sound(b)]
+    if close:
+        warnings.warn(
+            f"{case}: budgets {close} are left out, uniform sampling comes within "
+            f"{SMALLEST_GAP} in log ρ of keep-all.",
+            stacklevel=2,
+        )
+    return [b for b in budgets if b not in close]
 
 
 def play(agent, env, seed: int) -> dict:
@@ -140,7 +156,8 @@ def play(agent, env, seed: int) -> dict:
         "score": info["score"], "raw_score": info["raw_score"], "Q": info["Q"],
         "budget": info["budget"], "work_percent": 100.0 * info["work_used"] * info["budget"],
         "selected_percent": _mean_kept(kept), "rounds": len(actions),
-        "optimization_s": seconds, "seed": seed, "case_key": state.case.key,
+        "optimization_s": seconds, "seed": seed,
+        "voxels_per_cm3": info["target_voxels_per_cm3"], "case_key": state.case.key,
         "settings": dict(env.spec.kwargs), "actions": actions, "metrics": info["metrics"],
     }  # fmt: skip
 

@@ -87,7 +87,9 @@ def tables(rows: Sequence[Mapping]) -> str:
     ]  # fmt: skip
     played = [row for row in rows if "budget" in row]
     scores = score_table(by_budget(played), decimals=3)
-    return f"{score_table(shown, decimals=DECIMALS)}\n\n{EXPLAINED}\n\nscore by budget\n{scores}"
+    density = ", ".join(f"{d:.0f}" for d in sorted({row["voxels_per_cm3"] for row in played}))
+    read_so = f"{EXPLAINED}\nVoxels per cm³ in the targets: {density}."
+    return f"{score_table(shown, decimals=DECIMALS)}\n\n{read_so}\n\nscore by budget\n{scores}"
 
 
 def _write_episodes(rows: Sequence[Mapping], folder: Path) -> None:

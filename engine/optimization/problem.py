@@ -291,7 +291,8 @@ def initial_weights(problem: PlanningProblem) -> np.ndarray:
     for objective in driving:
         region = problem.structures[objective.structure]
         wanted += objective.weight * objective.level_gy
-        given += objective.weight * float(np.dot(region.volume, dose[region.rows]))
+        share = region.volume * dose[region.rows]  # not np.dot: BLAS sums by its number of threads
+        given += objective.weight * float(share.sum(dtype=np.float64))
     if not given > 0:
         raise ValueError("no spot reaches a target; place spots over it before optimizing.")
     return np.full(problem.n_spots, wanted / given, np.float32)
