@@ -23,7 +23,10 @@ def wandb_logger(
     except ImportError as error:
         raise ImportError("logger=wandb needs wandb: pip install 'ptenv[agents]'.") from error
     folder.mkdir(parents=True, exist_ok=True)
-    run = wandb.init(project=project, mode=mode, name=name, dir=str(folder), resume="never")
+    run = wandb.init(
+        project=project, mode=mode, name=name, dir=str(folder), resume="never",
+        settings=wandb.Settings(silent=True),
+    )  # fmt: skip
     return Logger(str(folder), [CSVOutputFormat(str(_csv_path(folder, n_steps))), WandbWriter(run)])
 
 
