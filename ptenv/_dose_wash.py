@@ -14,7 +14,7 @@ from engine.patient.grid import Grid
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DOSE_LABEL = "dose in Gy (RBE), RBE 1.1"
+PROTON_RBE = 1.1  # the clinical convention, ICRU Report 78
 CT_WINDOW_HU = (-260.0, 340.0)
 WASH_FROM = 0.1  # of the highest prescription; below it the CT shows alone
 WASH_TO = 1.2
@@ -83,7 +83,15 @@ def structure_colors(names: Sequence[str], targets: Sequence[str] = ()) -> dict[
     return colors
 
 
-def draw_cuts(scene: Scene, figure, panels, title: str, explained: Collection[str] = ()) -> None:
+def dose_label(rbe: float) -> str:
+    """What an axis of doses says."""
+    return f"dose in Gy (RBE), RBE {rbe:g}"
+
+
+def draw_cuts(
+    scene: Scene, figure, panels, title: str, explained: Collection[str] = (),
+    rbe: float = PROTON_RBE,
+) -> None:  # fmt: skip
     """The three cuts with their scale; ``explained`` names need no entry in the legend."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -93,7 +101,7 @@ def draw_cuts(scene: Scene, figure, panels, title: str, explained: Collection[st
     for axes, view in zip(panels, _VIEWS):
         seen |= _draw_cut(scene, axes, view, wash)
     bar = figure.colorbar(wash, ax=list(panels), fraction=0.025, pad=0.015, aspect=28)
-    bar.set_label(DOSE_LABEL, size=8)
+    bar.set_label(dose_label(rbe), size=8)
     bar.ax.tick_params(labelsize=7.5)
     bar.outline.set_visible(False)
     for target, dose_gy in scene.patient.prescription_gy.items():

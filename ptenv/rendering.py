@@ -15,12 +15,13 @@ from engine.evaluation.dvh import Dvh
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient
 from ptenv._dose_wash import (
-    DOSE_LABEL,
     FAINT,
     INK,
     OTHER_COLORS,
     PAPER,
+    PROTON_RBE,
     Scene,
+    dose_label,
     draw_cuts,
     structure_colors,
 )
@@ -40,6 +41,7 @@ def dose_wash(
     at_mm: Sequence[float] | None = None,
     title: str = "",
     width_px: int = 1200,
+    rbe: float = PROTON_RBE,
 ) -> "Figure":
     """Axial, coronal and sagittal cuts of the CT under a dose (nz, ny, nx) in Gy (RBE).
 
@@ -51,7 +53,7 @@ def dose_wash(
     scene = Scene(patient, dose_gy, dose_grid, chosen, structures, at_mm)
     figure = _figure(width_px, 0.42)
     panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": scene.widths()})
-    draw_cuts(scene, figure, panels, title)
+    draw_cuts(scene, figure, panels, title, rbe=rbe)
     return figure
 
 
@@ -62,10 +64,11 @@ def dvh_figure(
     *,
     title: str = "",
     width_px: int = 900,
+    rbe: float = PROTON_RBE,
 ) -> "Figure":
     """Cumulative histograms; those of a ``reference`` plan are dashed, prescriptions marked."""
     figure = _figure(width_px, 0.6)
-    _draw_dvh(figure.subplots(), histograms, prescription_gy, reference, title)
+    _draw_dvh(figure.subplots(), histograms, prescription_gy, reference, title, rbe)
     return figure
 
 
@@ -164,7 +167,9 @@ def save(figure: "Figure", path: str | Path) -> Path:
     return path
 
 
-def _draw_dvh(axes: "Axes", histograms, prescription_gy, reference, title: str) -> None:
+def _draw_dvh(
+    axes: "Axes", histograms, prescription_gy, reference, title: str, rbe: float = PROTON_RBE
+) -> None:
     if not histograms:
         raise ValueError("histograms is empty; give at least one structure's Dvh.")
     both = [*histograms.values(), *(reference or {}).values()]
@@ -182,7 +187,7 @@ def _draw_dvh(axes: "Axes", histograms, prescription_gy, reference, title: str) 
                       ls=(0, (4, 2)))  # fmt: skip
     if reference:
         axes.plot([], [], color=FAINT, lw=1.0, ls=(0, (4, 2)), label="reference")
-    _tidy(axes, DOSE_LABEL, "volume in %", title)
+    _tidy(axes, dose_label(rbe), "volume in %", title)
     axes.set_xlim(0.0, top_gy)
     axes.set_ylim(0.0, 102.0)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=7.5,

@@ -116,12 +116,14 @@ def _dvh_picture(made: Made, path: Path) -> None:
     histograms = made.evaluation.dvh(made.dose_gy)
     histograms.pop(made.patient.external.name)
     wishes = made.patient.prescription_gy
-    save(dvh_figure(histograms, wishes, title=made.patient.name), path)
+    figure = dvh_figure(histograms, wishes, title=made.patient.name, rbe=made.quantity.rbe)
+    save(figure, path)
 
 
 def _dose_wash(made: Made, path: Path) -> None:
     volume = made.influence.volume(made.dose_gy)
-    save(dose_wash(made.patient, volume, made.influence.grid, title=made.patient.name), path)
+    drawn = dict(title=made.patient.name, rbe=made.quantity.rbe)
+    save(dose_wash(made.patient, volume, made.influence.grid, **drawn), path)
 
 
 def _scorecard_text(made: Made, path: Path) -> None:

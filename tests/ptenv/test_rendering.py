@@ -201,3 +201,10 @@ def test_without_matplotlib_a_picture_says_what_to_install(patient, monkeypatch)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'ptenv\[agents\]'"):
         rendering.dose_wash(patient, np.zeros(GRID.shape))
+
+
+def test_the_dose_axis_names_the_rbe_that_the_dose_was_made_with():
+    dvh = Dvh(np.array([1.0, 2.0]), np.array([1.0, 1.0]))
+    for rbe, text in ((1.1, "RBE 1.1"), (1.0, "RBE 1")):
+        figure = rendering.dvh_figure({"PTV": dvh}, {"PTV": 2.0}, rbe=rbe)
+        assert figure.axes[0].get_xlabel() == f"dose in Gy (RBE), {text}"
