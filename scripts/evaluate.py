@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from agents.environments import chosen_cases, preload_workers
 from agents.evaluation import mean_score
-from agents.rl.trained import TrainedAgent
+from agents.rl.trained import trained_agents
 from engine.parallel import threads
 from scripts.comparison import build_cases, compare, tables
 from scripts.record import output_folder, save_record
@@ -25,7 +25,7 @@ def run(cfg: DictConfig) -> float:
     trials = instantiate(cfg.trials, _convert_="all")
     cases = chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
     agents = dict(instantiate(cfg.baselines, _convert_="all"))
-    agents |= {_name(path): TrainedAgent(path) for path in cfg.agents}
+    agents |= trained_agents(cfg.agents)
     drawn = _drawn(cfg.picture_of, list(agents))
     workers = cfg.workers or threads()
     preload_workers("agents.rl.trained", "agents.evaluation")
@@ -35,10 +35,6 @@ def run(cfg: DictConfig) -> float:
 
     print(f"\n{tables(rows)}\n\nWritten to {folder}/")
     return mean_score(rows, drawn)
-
-
-def _name(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2]
 
 
 def _drawn(wished: str | None, names: list[str]) -> str:

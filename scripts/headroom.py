@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from agents.environments import chosen_cases, preload_workers
 from agents.headroom import headroom, headroom_rows, search_all
-from agents.rl.trained import TrainedAgent
+from agents.rl.trained import trained_agents
 from engine.parallel import threads
 from ptenv.cases.library import load_case
 from ptenv.rendering import score_table
@@ -30,7 +30,7 @@ def run(cfg: DictConfig) -> float:
     if cfg.random not in baselines or len(baselines) < 2:
         raise ValueError(f"random={cfg.random!r} and a heuristic must be among {list(baselines)}.")
     names = chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
-    trained = {path.rstrip("/").rpartition("/")[2]: TrainedAgent(path) for path in cfg.agents}
+    trained = trained_agents(cfg.agents)
     workers = cfg.workers or threads()
     preload_workers("agents.headroom", "agents.evaluation")
 

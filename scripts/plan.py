@@ -70,6 +70,9 @@ def run(cfg: DictConfig) -> float:
         metrics = evaluation.evaluate(dose_gy)
         table = Scorecard(goals).score(metrics, quantity.rbe)
         notes.append(f"{table.n_met} of {len(table.rows)} goals met")
+        absent = [n for n in patient.organs if n not in evaluation.structures]
+        if absent:
+            notes.append(f"not judged, outside the body on the dose grid: {', '.join(absent)}")
     with stage("Files and pictures") as notes:
         made = plan_files.Made(
             patient, plan, influence, quantity, solution, dose_gy, evaluation, metrics, table

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from agents.environments import chosen_cases, preload_workers
-from agents.evaluation import mean_score, summary
+from agents.evaluation import KEEP_ALL_100, mean_score, summary
 from agents.rl.checkpoints import last_checkpoint
 from agents.rl.curve import read_curve
 from agents.rl.trained import TrainedAgent, save_agent
@@ -99,13 +99,19 @@ def _progress(total: int) -> Iterator[Callable[[int, float | None], None]]:
 
 
 def _draw_curve(folder: Path, rows: list[dict]) -> None:
-    """Scores of training episodes beside what the others reach on the cases that judge."""
+    """Scores of training episodes beside the best baseline, uniform sampling and the result.
+
+    The curve is of training patients and exploring actions, the lines of those that judge.
+    """
     lines = read_curve(folder / "learning_curve.csv")
     if not lines:
         return
     steps, scores = ([line[name] for line in lines] for name in ("n_steps", "score"))
-    others = {r["agent"]: r["score"] for r in summary(rows)}
-    figure = learning_curve({"training episodes": (steps, scores)}, others)
+    judged = {r["agent"]: r["score"] for r in summary(rows) if r["agent"] != KEEP_ALL_100}
+    rivals = {name: score for name, score in judged.items() if name != TRAINED}
+    best = sorted(rivals, key=rivals.get)[-1:]
+    shown = [TRAINED, *best, *(n for n in ("uniform",) if n in rivals and n not in best)]
+    figure = learning_curve({"training episodes": (steps, scores)}, {n: judged[n] for n in shown})
     save(figure, folder / "learning_curve.png")
 
 

@@ -1,6 +1,7 @@
 """A trained agent as it is kept on disk: stable-baselines3's zip, and what it was trained in."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +41,12 @@ class TrainedAgent:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_model": None}  # other processes read it from disk
+
+
+def trained_agents(paths: str | Sequence[str]) -> dict[str, TrainedAgent]:
+    """Agents by the names of their folders; a single path may stand alone."""
+    paths = [paths] if isinstance(paths, str) else list(paths)
+    return {Path(path).name: TrainedAgent(path) for path in paths}
 
 
 def save_agent(model: BaseAlgorithm, folder: Path, environment: dict[str, str]) -> Path:

@@ -90,7 +90,10 @@ def _notes(state: "State") -> str:
         f"  of targets   {100 * state.mask[case.target_rows].mean():8.1f} %",
         f"density        {case.target_voxels_per_cm3:8.0f} voxels per cm³",
         "",
-        "                    plan  keep-all",
+        "dose is known in targets, organs and the",
+        f"{case.recipe['ring_mm']:g} mm around the targets only",
+        "",
+        f"{'':<28}{'plan':>8}{'keep-all':>9}",
     ]
     for target in case.targets:
         for name in ("D95%[%]", "D2%[%]"):
