@@ -43,6 +43,7 @@ def run(cfg: DictConfig) -> float:
     if cfg.reference is None:
         checks = _physics(engine, folder)
         value, passed = float(np.mean([c.passed for c in checks])), all(c.passed for c in checks)
+        print(f"{sum(c.passed for c in checks)} of {len(checks)} targets passed.")
     else:
         value = _against(cfg, engine, folder)
         passed = value >= wanted

@@ -34,6 +34,13 @@ class TrainedAgent:
     def bind(self, env, seed: int = 0) -> "TrainedAgent":
         if self._model is None:
             self._model = load_model(Path(self.path))
+        learned = self._model.action_space
+        if env.action_space.shape != learned.shape:
+            raise ValueError(
+                f"agent {self.path} was trained with actions of shape {learned.shape}, this "
+                f"environment takes {env.action_space.shape}; evaluate it on the id it learned "
+                "on (one-shot ids take two numbers fewer)."
+            )
         return self
 
     def predict(self, observation, state=None, episode_start=None, deterministic=True):
