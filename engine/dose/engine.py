@@ -1,7 +1,7 @@
 """The interface that every dose engine declares."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from engine.dose.influence import InfluenceMatrix
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import NOMINAL, Scenario
 from engine.patient.grid import Grid
+from engine.patient.known_medium import KnownMedium
 from engine.patient.patient import Patient
 
 
@@ -42,3 +43,7 @@ class DoseEngine(Protocol):
         voxels: np.ndarray | None = None,
     ) -> InfluenceMatrix:
         """Dose per particle of each spot in ``voxels``: ascending flat indices, or the body."""
+
+    def like(self, medium: KnownMedium, nuclear: bool, scored: str) -> Self:
+        """The same engine in a known medium, with nuclear interactions on or off, scoring
+        ``scored`` if it can: ask ``scores`` which it does."""

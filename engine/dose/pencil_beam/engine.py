@@ -6,7 +6,7 @@ of a few percent and millimeters. Doses are averaged over the voxel's thickness 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from engine.geometry.scenarios import NOMINAL, Scenario
 from engine.parallel import run_blocks
 from engine.patient.ct import Calibration, SchneiderCalibration, rsp_volume
 from engine.patient.grid import Grid
+from engine.patient.known_medium import KnownMedium
 from engine.patient.patient import Patient
 from engine.patient.structures import resample_fraction
 
@@ -76,6 +77,11 @@ class PencilBeamEngine:
             few = {b: seen.part(part) for b, seen in beams.items()}
             volume[voxels[part]] = _assemble(plan, grid, voxels[part], few) @ plan.weights
         return {"dose": volume.reshape(grid.shape)}
+
+    def like(self, medium: KnownMedium, nuclear: bool, scored: str) -> "PencilBeamEngine":
+        """This engine in a known medium. It scores dose to water whatever is asked for, and
+        whether nuclear interactions count is the machine's affair, in whose kernels they are."""
+        return replace(self, calibration=medium)
 
     def _trace_all(self, patient, plan, grid, scenario, voxels) -> "dict[int, _BeamRows]":
         """Every beam that has spots."""
