@@ -27,7 +27,6 @@ from engine.patient.ct import DEFAULT_CALIBRATION, Calibration
 from engine.patient.grid import Grid
 from engine.patient.known_medium import KnownMedium
 from engine.patient.patient import Patient, Structure
-from engine.patient.tissues import BIN_MATERIALS
 from engine.physics.materials import Material
 
 SCORED = ("dose to medium", "dose to water")
@@ -65,7 +64,7 @@ class ReferenceDose:
         return KnownMedium(
             self.density_g_cm3,
             self.material if given else calibration.composition(self.hu),
-            self.materials if given else BIN_MATERIALS,
+            self.materials if given else calibration.materials,
             self.i_water_ev,
             calibration.energy_mev,
         )

@@ -6,6 +6,7 @@ rounded to whole HU and clipped to −1000 … 3000 (metal reaches 30000 in some
 is one look-up per voxel in a table of 4001 entries.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -14,7 +15,12 @@ import numpy as np
 
 from engine.patient.patient import Patient
 from engine.patient.tissues import BIN_MATERIALS, BIN_STARTS_HU, MATERIALS
-from engine.physics.materials import Material, relative_stopping_power
+from engine.physics.materials import (
+    I_WATER_EV,
+    Material,
+    relative_stopping_power,
+    stopping_ratio_table,
+)
 
 MIN_HU, MAX_HU = -1000, 3000
 _TABLE_HU = np.arange(MIN_HU, MAX_HU + 1)
@@ -24,16 +30,21 @@ class Calibration(Protocol):
     """What a CT number means; every method takes HU of any shape.
 
     ``energy_mev`` is the proton energy for which ``rsp`` holds, and for which a material override
-    is converted to a stopping power.
+    is converted to a stopping power. ``materials`` are what ``composition`` chooses from; of them
+    only the composition counts (they stand at 1 g/cm³ where the HU sets the density).
     """
 
     energy_mev: float
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """At most 256."""
 
     def density_g_cm3(self, hu: np.ndarray) -> np.ndarray:
         """Mass density, float32."""
 
     def composition(self, hu: np.ndarray) -> np.ndarray:
-        """Index into ``BIN_MATERIALS``, uint8."""
+        """Index into ``materials``, uint8."""
 
     def rsp(self, hu: np.ndarray) -> np.ndarray:
         """Proton stopping power relative to water, float32."""
@@ -47,6 +58,10 @@ class SchneiderCalibration:
     """
 
     energy_mev: float = 100.0
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        return BIN_MATERIALS
 
     def density_g_cm3(self, hu: np.ndarray) -> np.ndarray:
         return _density_table()[table_index(hu)]
@@ -63,11 +78,13 @@ class RspCurve:
     """A clinic's own curve: points (HU, RSP), linear between them, constant beyond.
 
     Compositions stay Schneider's; densities are solved so that they reproduce the curve's RSP at
-    ``energy_mev``, so that engines which scatter or count particles see the same range.
+    ``energy_mev`` beside water of ``i_water_ev``, so that engines which scatter or count particles
+    see the same range.
     """
 
     points: tuple[tuple[float, float], ...]
     energy_mev: float = 100.0
+    i_water_ev: float = I_WATER_EV
 
     def __post_init__(self):
         points = np.asarray(self.points, dtype=float)
@@ -79,8 +96,12 @@ class RspCurve:
             raise ValueError(f"points={self.points!r}: RSP must lie in 0 … 10 (water is 1).")
         object.__setattr__(self, "points", tuple((float(h), float(r)) for h, r in points))
 
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        return BIN_MATERIALS
+
     def density_g_cm3(self, hu: np.ndarray) -> np.ndarray:
-        per_density = _rsp_per_density(self.energy_mev)[self.composition(hu)]
+        per_density = _rsp_per_density(self.energy_mev, self.i_water_ev)[self.composition(hu)]
         return (self.rsp(hu) / per_density).astype(np.float32)
 
     def composition(self, hu: np.ndarray) -> np.ndarray:
@@ -126,13 +147,23 @@ def override_material(name: str) -> Material:
     return MATERIALS[name]
 
 
-def _override(volume: np.ndarray, patient: Patient, value_of) -> np.ndarray:
-    structures = sorted(patient.structures.values(), key=lambda s: s.role != "external")
-    for structure in structures:
+def overrides(patient: Patient) -> Iterator[tuple[np.ndarray, Material]]:
+    """Masks (nz, ny, nx) with the material that replaces the CT there; later ones win."""
+    for structure in sorted(patient.structures.values(), key=lambda s: s.role != "external"):
         if structure.material is not None:
-            volume[structure.mask] = value_of(override_material(structure.material))
-    filled = np.logical_or.reduce([s.mask for s in structures if s.role in ("external", "support")])
-    volume *= filled
+            yield structure.mask, override_material(structure.material)
+
+
+def filled(patient: Patient) -> np.ndarray:
+    """Where there is matter, (nz, ny, nx): the external and the supports; beyond is vacuum."""
+    structures = patient.structures.values()
+    return np.logical_or.reduce([s.mask for s in structures if s.role in ("external", "support")])
+
+
+def _override(volume: np.ndarray, patient: Patient, value_of) -> np.ndarray:
+    for mask, material in overrides(patient):
+        volume[mask] = value_of(material)
+    volume *= filled(patient)
     return volume
 
 
@@ -159,9 +190,9 @@ def _bin_table() -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _rsp_per_density(energy_mev: float) -> np.ndarray:
+def _rsp_per_density(energy_mev: float, i_water_ev: float = I_WATER_EV) -> np.ndarray:
     """RSP of every bin's material at 1 g/cm³: RSP is proportional to density."""
-    return _frozen([relative_stopping_power(m, energy_mev) for m in BIN_MATERIALS])
+    return _frozen(stopping_ratio_table(BIN_MATERIALS, np.array([energy_mev]), i_water_ev)[:, 0])
 
 
 @lru_cache(maxsize=16)

@@ -8,7 +8,16 @@ from types import MappingProxyType
 
 import numpy as np
 
-from engine.physics.materials import AIR, ALUMINUM, LEXAN, PMMA, TITANIUM, WATER, Material
+from engine.physics.materials import (
+    AIR,
+    ALUMINUM,
+    BRASS,
+    LEXAN,
+    PMMA,
+    TITANIUM,
+    WATER,
+    Material,
+)
 
 _ELEMENTS = ("H", "C", "N", "O", "Na", "Mg", "P", "S", "Cl", "Ar", "K", "Ca")
 
@@ -74,6 +83,7 @@ _TISSUES = (
     _icru("brain", 1.04, "H10.7 C14.5 N2.2 O71.2 Na0.2 P0.4 S0.2 Cl0.3 K0.3"),
     _icru("breast", 1.02, "H10.6 C33.2 N3.0 O52.7 Na0.1 P0.1 S0.2 Cl0.1"),
     _icru("cartilage", 1.10, "H9.6 C9.9 N2.2 O74.4 Na0.5 P2.2 S0.9 Cl0.3"),
+    _icru("connective_tissue", 1.12, "H9.4 C20.7 N6.2 O62.2 Na0.6 S0.6 Cl0.3"),
     _icru("eye_lens", 1.07, "H9.6 C19.5 N5.7 O64.6 Na0.1 P0.1 S0.3 Cl0.1"),
     _icru("gi_tract", 1.03, "H10.6 C11.5 N2.2 O75.1 Na0.1 P0.1 S0.1 Cl0.2 K0.1"),
     _icru("heart", 1.06, "H10.3 C12.1 N3.2 O73.4 Na0.1 P0.1 S0.2 Cl0.3 K0.2 Fe0.1"),
@@ -92,10 +102,22 @@ _TISSUES = (
         1.18,
         "H8.5 C40.4 N2.8 O36.7 Na0.1 Mg0.1 P3.4 S0.2 Cl0.2 K0.1 Ca7.4 Fe0.1",
     ),
+    _icru(
+        "thoracic_vertebra",  # D6, and lumbar L3
+        1.33,
+        "H7.0 C28.7 N3.8 O43.7 Mg0.1 P5.1 S0.2 Cl0.1 K0.1 Ca11.1 Fe0.1",
+    ),
+    _icru(
+        "cervical_vertebra",  # C4
+        1.42,
+        "H6.3 C26.1 N3.9 O43.6 Na0.1 Mg0.1 P6.1 S0.3 Cl0.1 K0.1 Ca13.3",
+    ),
+    _icru("cranium", 1.61, "H5.0 C21.2 N4.0 O43.5 Na0.1 Mg0.2 P8.1 S0.3 Ca17.6"),
+    _icru("mandible", 1.68, "H4.6 C19.9 N4.1 O43.5 Na0.1 Mg0.2 P8.6 S0.3 Ca18.7"),
     _icru("cortical_bone", 1.92, "H3.4 C15.5 N4.2 O43.5 Na0.1 Mg0.2 P10.3 S0.3 Ca22.5"),
 )
 
 # What a structure's material override may name.
 MATERIALS: Mapping[str, Material] = MappingProxyType(
-    {m.name: m for m in (WATER, AIR, PMMA, LEXAN, ALUMINUM, TITANIUM, *_TISSUES)}
+    {m.name: m for m in (WATER, AIR, PMMA, LEXAN, ALUMINUM, TITANIUM, BRASS, *_TISSUES)}
 )
