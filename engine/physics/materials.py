@@ -105,7 +105,6 @@ class Material:
         """The stated mean excitation energy, or the additive one."""
         return self.additive_i_ev if self.i_ev is None else float(self.i_ev)
 
-
     @property
     def is_water(self) -> bool:
         """Whether the composition is that of water, be it rounded."""

@@ -11,6 +11,7 @@ from engine.patient.ct import (
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient, Structure
 from engine.patient.tissues import BIN_MATERIALS, BIN_STARTS_HU
+from engine.physics.materials import stopping_ratio_table
 
 SCHNEIDER = SchneiderCalibration()
 
@@ -115,6 +116,23 @@ def test_unknown_material_is_refused():
         rsp_volume(slab(0.0, external_material="unobtainium"))
 
 
+def test_compositions_index_the_calibrations_own_materials():
+    hu, curve = np.arange(-1000, 3001), RspCurve(((-1000, 0.0), (3000, 2.6)))
+    for calibration in (SCHNEIDER, curve):
+        assert calibration.materials is BIN_MATERIALS
+        assert calibration.composition(hu).dtype == np.uint8
+        assert calibration.composition(hu).max() < len(calibration.materials)
+
+
+def test_density_of_a_user_curve_reproduces_it_beside_water_of_any_excitation_energy():
+    points, hu = ((-1000, 0.001), (0, 1.0), (3000, 2.505)), np.array([-500.0, 40.0, 1200.0])
+    for i_water_ev in (75.0, 78.0):
+        curve = RspCurve(points, 150.0, i_water_ev)
+        ratios = stopping_ratio_table(curve.materials, [150.0], i_water_ev)[:, 0]
+        again = curve.density_g_cm3(hu) * ratios[curve.composition(hu)]
+        np.testing.assert_allclose(again, curve.rsp(hu), rtol=1e-6)
+
+
 def test_user_curve_is_interpolated_and_its_density_reproduces_it():
     # The default curve of many research planners: (HU, RSP).
     curve = RspCurve(((-1000, 0.001), (-90, 0.95), (0, 1.0), (100, 1.095), (3000, 2.505)))
@@ -133,4 +151,5 @@ def test_bad_curves_are_refused(points):
 
 
 def test_overrides_offer_tissues_and_phantom_materials():
-    assert {"water", "air", "pmma", "titanium", "cortical_bone", "muscle", "lung"} <= set(MATERIALS)
+    offered = {"water", "air", "pmma", "titanium", "brass", "cortical_bone", "muscle", "lung"}
+    assert offered <= set(MATERIALS)
