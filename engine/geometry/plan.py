@@ -8,13 +8,65 @@ from engine.machine.proton import ProtonMachine
 
 
 @dataclass(frozen=True)
+class Aperture:
+    """A block with a hole: ``opening_mm`` are the corners (u, v) of a polygon at the block itself.
+
+    ``exit_mm`` is the downstream face along the beam, measured from the isocenter, negative
+    upstream. Around the opening the block is ``rim_mm`` wide; beyond, nothing holds protons up.
+    """
+
+    opening_mm: tuple[tuple[float, float], ...]
+    exit_mm: float
+    thickness_mm: float = 65.0
+    material: str = "brass"
+    rim_mm: float = 100.0
+
+    def __post_init__(self):
+        corners = np.asarray(self.opening_mm, dtype=float)
+        if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
+            raise ValueError(
+                f"opening_mm={self.opening_mm!r} must be three or more corners (u, v) in mm."
+            )
+        if not np.all(np.isfinite(corners)) or not self.opening_cm2 > 0.0:
+            raise ValueError(f"opening_mm={self.opening_mm!r} must be finite and enclose an area.")
+        for name in ("thickness_mm", "rim_mm"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise ValueError(f"{name}={value} of the aperture must be positive.")
+        if not np.isfinite(self.exit_mm):
+            raise ValueError(f"exit_mm={self.exit_mm} of the aperture must be finite.")
+
+    @property
+    def opening_cm2(self) -> float:
+        """Area of the opening."""
+        u, v = np.asarray(self.opening_mm, dtype=float).T
+        return float(abs(np.sum(u * np.roll(v, -1) - v * np.roll(u, -1)))) / 200.0
+
+    def bounds_mm(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and largest (u, v) of the opening."""
+        corners = np.asarray(self.opening_mm, dtype=float)
+        return corners.min(axis=0), corners.max(axis=0)
+
+    def contains(self, u_mm: np.ndarray, v_mm: np.ndarray) -> np.ndarray:
+        """Whether points lie in the opening (even-odd rule); bool, broadcast shape."""
+        corners = np.asarray(self.opening_mm, dtype=float)
+        inside = np.zeros(np.broadcast(u_mm, v_mm).shape, bool)
+        for (u0, v0), (u1, v1) in zip(corners, np.roll(corners, -1, axis=0)):
+            if v0 == v1:
+                continue
+            crosses = (v0 > v_mm) != (v1 > v_mm)
+            inside ^= crosses & (u_mm < u0 + (v_mm - v0) * (u1 - u0) / (v1 - v0))
+        return inside
+
+
+@dataclass(frozen=True)
 class Beam:
     """One field, IEC 61217 angles in degrees, isocenter (x, y, z) in patient mm.
 
     ``range_shifter`` names one of the machine's, or is None. ``air_gap_mm`` is the distance from
     the range shifter's exit face to the first skin before the target; ``shifter_exit_mm`` is that
     face's position along the beam, measured from the isocenter, downstream positive (so it is
-    negative); ``place_spots`` fills it in.
+    negative); ``place_spots`` fills it in. Only Monte Carlo can treat an ``aperture``.
     """
 
     gantry_deg: float
@@ -23,6 +75,7 @@ class Beam:
     range_shifter: str | None = None
     air_gap_mm: float = 50.0
     shifter_exit_mm: float | None = None
+    aperture: Aperture | None = None
 
     def __post_init__(self):
         if not (np.isfinite(self.gantry_deg) and -360.0 <= self.gantry_deg <= 360.0):

@@ -19,6 +19,19 @@ class RangeShifter:
 
 
 @dataclass(frozen=True, eq=False)
+class SecondGaussian:
+    """A wide part of the spots in air, from scattering in the nozzle; arrays (n_energies,).
+
+    ``weight`` is its share of the protons, 0 … 1; moments as the machine's at the nozzle exit.
+    """
+
+    weight: np.ndarray
+    variance_mm2: np.ndarray
+    covariance_mm_rad: np.ndarray
+    angle_variance_rad2: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class ProtonMachine:
     """One beam model. Arrays over energies are (n_energies,), kernels (n_energies, n_depths).
 
@@ -28,6 +41,8 @@ class ProtonMachine:
     integral dose) and variance ``halo_variance_mm2`` (which contains the core's).
     Phase space: per-axis moments of position and angle at the nozzle exit,
     ``nozzle_to_isocenter_mm`` upstream of the isocenter; mean of the two axes (round beams).
+    ``virtual_sources_mm`` are the distances of the two scanning axes u and v where they differ;
+    ``virtual_source_mm`` is then their mean, which engines without two sources use.
     """
 
     name: str
@@ -49,6 +64,8 @@ class ProtonMachine:
     switch_up_s: float
     switch_down_s: float
     range_shifters: tuple[RangeShifter, ...] = ()
+    second_gaussian: SecondGaussian | None = None
+    virtual_sources_mm: tuple[float, float] | None = None
 
     def energy_index(self, energy_mev: float) -> int:
         """Index of the deliverable energy nearest to a wish; refuses what lies outside."""

@@ -13,6 +13,7 @@ import numpy as np
 from engine.dose.influence import LANES, InfluenceMatrix
 from engine.dose.pencil_beam import _kernels as kernels
 from engine.dose.pencil_beam.layers import BeamLayers, beam_layers
+from engine.dose.voxels import body_voxels, checked_voxels
 from engine.geometry.coordinates import BeamFrame, beam_frame
 from engine.geometry.plan import Plan
 from engine.geometry.rays import along_range_mm, project_voxels, trace_field
@@ -22,7 +23,6 @@ from engine.patient.ct import Calibration, SchneiderCalibration, rsp_volume
 from engine.patient.grid import Grid
 from engine.patient.known_medium import KnownMedium
 from engine.patient.patient import Patient
-from engine.patient.structures import resample_fraction
 
 N_BLOCKS = 64
 ROWS_PER_BATCH = 50_000  # of the direct dose calculation, which keeps no matrix
@@ -53,7 +53,7 @@ class PencilBeamEngine:
     ) -> InfluenceMatrix:
         """Gy per particle of one fraction in ``voxels`` (flat indices of ``grid``, ascending)."""
         _check(plan, scenario, quantities)
-        voxels = body_voxels(patient, grid) if voxels is None else _checked_voxels(voxels, grid)
+        voxels = body_voxels(patient, grid) if voxels is None else checked_voxels(voxels, grid)
         beams = self._trace_all(patient, plan, grid, scenario, voxels)
         return _assemble(plan, grid, voxels, beams)
 
@@ -103,15 +103,6 @@ class PencilBeamEngine:
         u, v, t = project_voxels(grid, voxels, frame)
         half = 0.5 * _thickness(grid, frame)
         return _BeamRows(layers, frame, u, v, t, wet.at(u, v, t, -half), wet.at(u, v, t, half))
-
-
-def body_voxels(patient: Patient, grid: Grid) -> np.ndarray:
-    """Voxels of a dose grid that lie at least half in the body or its supports, uint32."""
-    masks = [s.mask for s in patient.structures.values() if s.role in ("external", "support")]
-    body = np.logical_or.reduce(masks)
-    if grid == patient.grid:
-        return np.flatnonzero(body).astype(np.uint32)
-    return np.flatnonzero(resample_fraction(body, patient.grid, grid) >= 0.5).astype(np.uint32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,14 +171,8 @@ def _check(plan: Plan, scenario: Scenario, quantities: Sequence[str]) -> None:
         raise ValueError(
             f"image={scenario.image!r} is unknown; a patient has one image, {NOMINAL.image!r}."
         )
+    if any(beam.aperture is not None for beam in plan.beams):
+        raise ValueError("aperture of a beam is nothing the pencil beam can treat; use Monte Carlo.")
     if plan.n_spots == 0:
         raise ValueError("the plan has no spots; place_spots puts them over the target.")
 
-
-def _checked_voxels(voxels: np.ndarray, grid: Grid) -> np.ndarray:
-    voxels = np.asarray(voxels)
-    if voxels.ndim != 1 or (len(voxels) and (voxels.min() < 0 or voxels.max() >= grid.size)):
-        raise ValueError(f"voxels must be flat indices in 0 … {grid.size - 1}.")
-    if np.any(np.diff(voxels.astype(np.int64)) <= 0):
-        raise ValueError("voxels must ascend without repeats.")
-    return voxels.astype(np.uint32)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from engine import parallel
-from engine.dose.pencil_beam.engine import PencilBeamEngine, body_voxels
+from engine.dose.pencil_beam.engine import PencilBeamEngine
+from engine.dose.voxels import body_voxels
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam, Plan
 from engine.geometry.scenarios import NOMINAL, Scenario
