@@ -6,9 +6,10 @@ the tables that MCsquare carries and says how they are read; ``data/NOTICE.md`` 
 
 Elastic angles are those of the center of mass: below the Coulomb barrier (calcium, iron and lead
 at 5 MeV) the table is Rutherford's in that frame within 1 %, and by about (1 + 1/A)² larger than
-Rutherford's in the laboratory. Coulomb scattering beyond 5° is in it, with its interference; a kernel that uses this
-table must end its own Coulomb tail at 5° in the center of mass. Nuclear scattering below 5° is
-missing. Hydrogen has no table: proton–proton scattering is in ``engine.physics.nuclear``.
+Rutherford's in the laboratory. Coulomb scattering beyond 5° is in it, with its interference; a
+kernel that uses this table must end its own Coulomb tail at 5° in the center of mass. Nuclear
+scattering below 5° is missing. Hydrogen has no table: proton–proton scattering is in
+``engine.physics.nuclear``.
 """
 
 from dataclasses import dataclass, fields
