@@ -148,3 +148,43 @@ def largest_by_row(block, cuts, start, columns, values, base, scale, largest):
                     entry = q * q * scale[base[beam] + np.uint64(columns[c]) + lane]
                     top = max(top, entry)
             largest[row, beam] = top
+
+
+@njit(**OPTIONS)
+def count_columns(beam_starts, starts, rows, last, start):
+    """First chunk of every row and beam from lists of entries per spot; ``last`` (n_rows,) is
+    working memory. Chunks begin at every eighth spot of a beam."""
+    n_beams = len(beam_starts) - 1
+    for beam in range(n_beams):
+        last[:] = -1
+        for spot in range(beam_starts[beam], beam_starts[beam + 1]):
+            group = (spot - beam_starts[beam]) >> 3
+            for entry in range(starts[spot], starts[spot + 1]):
+                row = rows[entry]
+                if last[row] != group:
+                    last[row] = group
+                    start[np.int64(row) * n_beams + beam + 1] += ONE
+    for k in range(1, len(start)):
+        start[k] += start[k - 1]
+
+
+@njit(**OPTIONS)
+def fill_columns(beam_starts, starts, rows, gy, scale, start, last, columns, values):
+    """Write the chunks that ``count_columns`` counted; values as 16-bit roots of their scale."""
+    n_beams = len(beam_starts) - 1
+    chunk = np.empty(len(last), np.int64)
+    for beam in range(n_beams):
+        last[:] = -1
+        for row in range(len(last)):
+            chunk[row] = np.int64(start[row * n_beams + beam]) - 1
+        for spot in range(beam_starts[beam], beam_starts[beam + 1]):
+            place = spot - beam_starts[beam]
+            group = place >> 3
+            for entry in range(starts[spot], starts[spot + 1]):
+                row = rows[entry]
+                if last[row] != group:
+                    last[row] = group
+                    chunk[row] += 1
+                    columns[chunk[row]] = group << 3
+                root = np.sqrt(gy[entry] / scale[spot])
+                values[(chunk[row] << 3) + (place & 7)] = np.uint16(min(root + 0.5, 65535.0))

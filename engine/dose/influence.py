@@ -73,30 +73,47 @@ class InfluenceMatrix:
     place: np.ndarray  # (n_spots,) uint16, of every spot within its beam, ascending
 
     @classmethod
+    def from_columns(
+        cls, grid: Grid, voxels, beam_starts, starts, rows, gy, top=None
+    ) -> "InfluenceMatrix":
+        """From one list of entries per spot: spot j has ``rows`` and ``gy`` (Gy per particle) from
+        ``starts[j]`` to ``starts[j + 1]``; rows ascend and index ``voxels``.
+
+        ``top`` (n_spots,) is what 16 bits are relative to, the largest entries by default; larger
+        entries are cut to it.
+        """
+        starts, rows = np.asarray(starts, np.int64), np.asarray(rows, np.uint32)
+        gy = np.asarray(gy, np.float32)
+        beams = np.asarray(beam_starts, np.int64)
+        widths = np.diff(beams)
+        if np.any(widths > MAX_PLACES_PER_BEAM):
+            raise ValueError(
+                f"a beam has {int(widths.max())} spots, more than the {MAX_PLACES_PER_BEAM} that a "
+                "matrix holds per beam; split it, or space the spots wider."
+            )
+        if top is None:
+            top = np.maximum.reduceat(np.append(gy, 0.0), starts[:-1]) if len(starts) > 1 else gy
+            top = np.where(np.diff(starts) > 0, top, 0.0)
+        scale = (np.where(top > 0, top, 1.0) / ROOT_MAX**2).astype(np.float32)
+        start = np.zeros(len(voxels) * len(widths) + 1, np.uint64)
+        last = np.empty(len(voxels), np.int64)
+        kernels.count_columns(beams, starts, rows, last, start)
+        columns = np.zeros(int(start[-1]), np.uint16)
+        values = np.zeros(int(start[-1]) * LANES, np.uint16)
+        kernels.fill_columns(beams, starts, rows, gy, scale, start, last, columns, values)
+        place = np.concatenate([np.arange(n) for n in widths] or [[]]).astype(np.uint16)
+        return cls(
+            grid, np.asarray(voxels, np.uint32), beams, start, columns, values, scale, place
+        )
+
+    @classmethod
     def from_dense(cls, grid: Grid, voxels, dense, beam_starts=None) -> "InfluenceMatrix":
         """From an array (n_rows, n_spots) of Gy per particle: for tests and small studies."""
-        dense = np.asarray(dense, dtype=np.float64)
-        n_rows, n_spots = dense.shape
-        starts = np.array([0, n_spots] if beam_starts is None else beam_starts, dtype=np.int64)
-        top = dense.max(axis=0, initial=0.0)
-        scale = np.where(top > 0, top, 1.0) / ROOT_MAX**2
-        roots = np.rint(np.sqrt(np.maximum(dense, 0.0) / scale)).astype(np.uint16)
-        start, columns, values = [0], [], []
-        for row in roots:
-            for first, last in zip(starts, starts[1:]):
-                line = np.zeros(-(-(last - first) // LANES) * LANES, np.uint16)
-                line[: last - first] = row[first:last]
-                for column in range(0, len(line), LANES):
-                    if line[column : column + LANES].any():
-                        columns.append(column)
-                        values.append(line[column : column + LANES])
-                start.append(len(columns))
-        flat = np.concatenate(values) if values else np.zeros(0, np.uint16)
-        return cls(
-            grid, np.asarray(voxels, np.uint32), starts, np.array(start, np.uint64),
-            np.array(columns, np.uint16), flat, scale.astype(np.float32),
-            np.concatenate([np.arange(n) for n in np.diff(starts)]).astype(np.uint16),
-        )  # fmt: skip
+        dense = np.asarray(dense, dtype=np.float32)
+        beams = [0, dense.shape[1]] if beam_starts is None else beam_starts
+        spots, rows = np.nonzero(dense.T > 0.0)
+        starts = np.searchsorted(spots, np.arange(dense.shape[1] + 1))
+        return cls.from_columns(grid, voxels, beams, starts, rows, dense.T[spots, rows])
 
     @classmethod
     def joined(cls, parts: "Sequence[InfluenceMatrix]") -> "InfluenceMatrix":

@@ -31,7 +31,12 @@ def proton_case():
     return patient, plan, patient.grid.resampled(5.0)
 
 
-CASES = {"PencilBeamEngine": (dict, proton_case)}  # engine: its arguments, what it treats
+CASES = {  # engine: its arguments, what it treats, the noise of two doses (rms, of the maximum)
+    "MonteCarloEngine": (
+        lambda: dict(n_histories=200_000, histories_per_spot=1000), proton_case, 0.04
+    ),
+    "PencilBeamEngine": (dict, proton_case, 0.0),
+}  # fmt: skip
 
 
 def dose_engines():
@@ -60,10 +65,22 @@ def test_every_engine_brings_a_case(name):
 @pytest.fixture(scope="module", params=[name for name in ENGINES if name in CASES])
 def treated(request):
     """An engine, and the patient, plan and grid of its case, with the matrix computed once."""
-    arguments, case = CASES[request.param]
+    arguments, case, _ = CASES[request.param]
     built = ENGINES[request.param](**arguments())
     patient, plan, grid = case()
     return built, patient, plan, grid, built.influence(patient, plan, grid)
+
+
+def assert_same_dose(built, dose, expected, atol):
+    """To rounding, or, for an engine whose doses are random, within its noise and on average."""
+    noise = CASES[type(built).__name__][2]
+    if not noise:
+        np.testing.assert_allclose(dose, expected, rtol=1e-4, atol=atol * expected.max())
+        return
+    high = expected >= 0.5 * expected.max()
+    assert np.sqrt(np.mean((dose - expected)[high] ** 2)) < noise * expected.max()
+    assert dose[high].mean() == pytest.approx(expected[high].mean(), rel=0.2 * noise)
+    assert dose.sum() == pytest.approx(expected.sum(), rel=0.2 * noise)
 
 
 def test_it_states_what_it_scores(treated):
@@ -106,7 +123,7 @@ def test_dose_is_the_influence_times_the_weights(treated):
     assert dose.shape == grid.shape
     assert dose.dtype == np.float32
     expected = influence.volume(influence @ plan.weights)
-    np.testing.assert_allclose(dose, expected, rtol=1e-4, atol=1e-5 * expected.max())
+    assert_same_dose(built, np.where(expected > 0, dose, 0), expected, 1e-5)
 
 
 def test_dose_of_one_beam_is_its_part_of_the_whole(treated):
@@ -114,7 +131,7 @@ def test_dose_of_one_beam_is_its_part_of_the_whole(treated):
     for beam in range(influence.n_beams):
         dose = built.dose(patient, plan, grid, beam=beam)["dose"]
         expected = influence.volume(influence.dose(plan.weights, beam=beam))
-        np.testing.assert_allclose(dose, expected, rtol=1e-4, atol=1e-5 * expected.max())
+        assert_same_dose(built, np.where(expected > 0, dose, 0), expected, 1e-5)
     with pytest.raises(ValueError, match="do not exist"):
         built.dose(patient, plan, grid, beam=influence.n_beams)
 
@@ -138,8 +155,7 @@ def test_dose_is_linear_in_the_weights(treated):
         return built.dose(patient, plan.with_weights(weights), grid)["dose"]
 
     together = dose(plan.weights + 2.0 * other)
-    np.testing.assert_allclose(together, dose(plan.weights) + 2.0 * dose(other), rtol=1e-4,
-                               atol=1e-6 * together.max())  # fmt: skip
+    assert_same_dose(built, together, dose(plan.weights) + 2.0 * dose(other), 1e-6)
 
 
 def test_some_voxels_are_rows_of_all_voxels(treated):

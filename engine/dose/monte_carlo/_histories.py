@@ -15,14 +15,22 @@ from numba import njit
 from engine.dose.monte_carlo._random import start_stream, two_normals, uniform
 from engine.dose.monte_carlo._reactions import react
 from engine.dose.monte_carlo._transport import (
+    _INLINE,
     _OPTIONS,
     ALIVE,
+    DENSITY,
+    HISTORY,
     MASS,
+    NO_HISTORY,
+    PENDING,
     QUANTA_PER_MEV,
     REACTED,
+    SQUARES,
+    TOTAL,
     Score,
     Volume,
     add,
+    book,
     energy_at,
     flush,
     range_at,
@@ -41,6 +49,8 @@ SPOT_COLUMNS = (
 ) = range(len(SPOT_COLUMNS))  # fmt: skip
 GROUP_BITS = 14
 GROUP = 1 << GROUP_BITS
+PATIENT_VOLUME = 1 << 30  # number of the patient, after any device's
+ROULETTE = 1 << 46  # number of a stream that no history has
 LOWEST_MEV, HIGHEST_MEV = 1.0, 298.0
 WIDEST = 4.0  # standard deviations of the energy spectrum
 
@@ -60,8 +70,9 @@ class Beams(NamedTuple):
     device_shape: np.ndarray  # (n_devices, 3) along t, v, u
     device_spacing: np.ndarray
     device_start: np.ndarray  # (n_devices + 1,) first voxel
-    device_density: np.ndarray
-    device_material: np.ndarray
+    device_longs: np.ndarray  # records of all devices' voxels, in the views of ``Volume``
+    device_ints: np.ndarray
+    device_floats: np.ndarray
 
 
 @njit(**_OPTIONS)
@@ -113,21 +124,19 @@ def onward(place, device, beam, beams, lower):
     return PATIENT_VOLUME
 
 
-PATIENT_VOLUME = 1 << 30
-
-
 @njit(**_OPTIONS)
 def _quanta(mev):
     return np.int64(math.floor(mev * QUANTA_PER_MEV + 0.5))
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINE)
 def history(
     number, seed, spot, patient, lower, beams, physics, score, normals, stream, stack, place,
     state, at, balance,
 ):  # fmt: skip
     """One primary proton of a spot with all its secondaries; ``number`` names its stream."""
     start_stream(stream, seed, np.uint64(number))
+    tag = np.int32(number & 0x7FFFFFFF)
     beam = int(spot[BEAM])
     energy = emit(spot, beams.start_t[beam], beams.source_mm[beam], place, stream)
     balance[STARTED] += _quanta(energy)
@@ -145,14 +154,14 @@ def history(
         state[1] = energy_at(state[0], physics.inverse_root_step, physics.energy_of_root)
         kind, where, generation = int(stack[n, 7]), int(stack[n, 8]), stack[n, 9]
         n = _follow(
-            place, state, kind, where, generation, beam, number, patient, lower, beams, physics,
+            place, state, kind, where, generation, beam, tag, patient, lower, beams, physics,
             score, normals, stream, stack, n, at, balance,
         )  # fmt: skip
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINE)
 def _follow(
-    place, state, kind, where, generation, beam, number, patient, lower, beams, physics, score,
+    place, state, kind, where, generation, beam, tag, patient, lower, beams, physics, score,
     normals, stream, stack, n, at, balance,
 ):  # fmt: skip
     """Follow one particle through all volumes; secondaries are left on the stack."""
@@ -161,15 +170,10 @@ def _follow(
         in_patient = where == PATIENT_VOLUME
         scores = in_patient and not (score.primaries_only and generation > 0.0)
         before = mass * state[1]
-        if in_patient:
-            end, straggled = transport(
-                place, state, kind, scores, number, stream, normals, patient, physics, score, at
-            )
-        else:
-            end, straggled = transport(
-                place, state, kind, False, number, stream, normals, _device(beams, where), physics,
-                score, at,
-            )  # fmt: skip
+        volume = patient if in_patient else _device(beams, where)
+        end, straggled = transport(
+            place, state, kind, scores, tag, stream, normals, volume, physics, score, at
+        )
         after = mass * state[1] if end == ALIVE or end == REACTED else 0.0
         balance[STRAGGLED] += _quanta(straggled)
         absorbed = before + straggled - after
@@ -179,7 +183,7 @@ def _follow(
                 place, state, at[1], where, stack, n, stream, physics
             )
             if scores and not (score.primaries_only and not survived) and local > 0.0:
-                add(score.record, at[0], _scored(local, at[1], after, score, physics), number)
+                add(patient, score, at[0], _scored(local, at[1], after, score, physics), tag)
         balance[PATIENT if in_patient else DEVICES] += _quanta(absorbed + local)
         balance[NEUTRAL] += _quanta(neutral)
         if end != ALIVE and not (end == REACTED and survived):
@@ -197,7 +201,8 @@ def _device(beams, device):
     first, last = beams.device_start[device], beams.device_start[device + 1]
     shape, spacing = beams.device_shape[device], beams.device_spacing[device]
     return Volume(
-        beams.device_density[first:last], beams.device_material[first:last],
+        beams.device_longs[first:last], beams.device_ints[first:last],
+        beams.device_floats[first:last],
         (shape[0], shape[1], shape[2]), (spacing[0], spacing[1], spacing[2]),
     )  # fmt: skip
 
@@ -223,8 +228,8 @@ def _bits_reversed(i):
 
 @njit(**_OPTIONS)
 def dose_block(
-    block, n_blocks, first, n, seed, shift, reaches, spots, patient, lower, beams, physics,
-    to_water, with_let, primaries_only, normals, records, lets, balances,
+    block, n_blocks, first, n, seed, shift, reaches, spots, longs, ints, floats, shape, spacing,
+    lower, beams, physics, to_water, with_let, primaries_only, normals, lets, balances,
 ):  # fmt: skip
     """Histories first … first + n − 1 of a plan, in this block's share of the spots.
 
@@ -234,7 +239,11 @@ def dose_block(
     values, so that neighbours in time are neighbours in space; each block takes an interval of it.
     ``first`` is a multiple of GROUP.
     """
-    score = Score(records[block], lets[block], to_water, with_let, primaries_only)
+    patient = Volume(longs[block], ints[block], floats[block], shape, spacing)
+    nothing = np.zeros(0, np.uint32)
+    score = Score(
+        lets[block], nothing, np.zeros(1, np.int64), to_water, with_let, primaries_only
+    )
     stream, stack = np.zeros(1, np.uint64), np.zeros((STACK, 10))
     place, state, at = np.zeros(6), np.zeros(2), np.zeros(2, np.int64)
     low, high = GROUP * block // n_blocks, GROUP * (block + 1) // n_blocks
@@ -250,4 +259,70 @@ def dose_block(
                 number, seed, spots[spot], patient, lower, beams, physics, score, normals, stream,
                 stack, place, state, at, balances[block],
             )  # fmt: skip
-    flush(score.record)
+    flush(patient)
+
+
+@njit(**_OPTIONS)
+def spots_block(
+    first, last, n, keys, cutoff, least_density, spots, longs, ints, floats, shape, spacing, lower, beams,
+    physics, to_water, primaries_only, normals, gy_per_mev, row_of_voxel,
+):  # fmt: skip
+    """Dose per particle of the spots first … last − 1, by ``n`` histories each.
+
+    Returns starts (last − first + 1,), rows and Gy (n_entries,) in rising rows for every spot,
+    and the spots' largest doses. Entries below ``cutoff`` of the largest, in voxels no thinner
+    than ``least_density``, are kept with a chance of their share of it, at that value. Each spot
+    has a seed of its own, ``keys`` (n_spots,). Records must be empty, and are left so.
+    """
+    patient = Volume(longs, ints, floats, shape, spacing)
+    touched = np.empty(gy_per_mev.shape[0], np.uint32)
+    n_touched, balance = np.zeros(1, np.int64), np.zeros(6, np.int64)
+    score = Score(
+        np.zeros((0, 2), np.int64), touched, n_touched, to_water, False, primaries_only
+    )
+    stream, stack = np.zeros(1, np.uint64), np.zeros((STACK, 10))
+    place, state, at = np.zeros(6), np.zeros(2), np.zeros(2, np.int64)
+    starts, tops = np.zeros(last - first + 1, np.int64), np.zeros(last - first, np.float32)
+    rows, values = np.empty(1024, np.uint32), np.empty(1024, np.float32)
+    n_entries = 0
+    for spot in range(first, last):
+        for number in range(n):
+            history(
+                number, keys[spot], spots[spot], patient, lower, beams, physics, score, normals, stream,
+                stack, place, state, at, balance,
+            )  # fmt: skip
+        start_stream(stream, keys[spot], np.uint64(ROULETTE))
+        found = np.sort(touched[: n_touched[0]])
+        n_touched[0] = 0
+        largest = 0.0
+        for voxel in found:
+            book(patient, voxel)
+            gy = longs[voxel, TOTAL] * gy_per_mev[voxel] / (n * QUANTA_PER_MEV)
+            if floats[voxel, DENSITY] >= least_density:
+                largest = max(largest, gy)
+        tops[spot - first] = largest
+        least = cutoff * largest
+        for voxel in found:
+            row = row_of_voxel[voxel]
+            gy = longs[voxel, TOTAL] * gy_per_mev[voxel] / (n * QUANTA_PER_MEV)
+            longs[voxel, TOTAL] = 0
+            longs[voxel, SQUARES] = 0
+            ints[voxel, PENDING] = 0
+            ints[voxel, HISTORY] = NO_HISTORY
+            if 0.0 < gy < least:
+                gy = least if uniform(stream) * least < gy else 0.0
+            if row < 0 or gy <= 0.0:
+                continue
+            if n_entries == rows.shape[0]:
+                rows, values = _doubled(rows), _doubled(values)
+            rows[n_entries], values[n_entries] = row, gy
+            n_entries += 1
+        starts[spot - first + 1] = n_entries
+    return starts, rows[:n_entries].copy(), values[:n_entries].copy(), tops
+
+
+@njit(**_OPTIONS)
+def _doubled(array):
+    longer = np.empty(2 * array.shape[0], array.dtype)
+    longer[: array.shape[0]] = array
+    return longer

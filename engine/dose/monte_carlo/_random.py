@@ -42,7 +42,8 @@ def normal_quantiles() -> np.ndarray:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _mixed(z):
+def mixed(z):
+    """SplitMix64's bijection of 64 bits; of uint64, or of arrays of them."""
     z = (z ^ (z >> _S30)) * _MIX_1
     z = (z ^ (z >> _S27)) * _MIX_2
     return z ^ (z >> _S31)
@@ -51,13 +52,13 @@ def _mixed(z):
 @njit(cache=True, nogil=True, inline="always")
 def _next(stream):
     stream[0] += _STEP
-    return _mixed(stream[0])
+    return mixed(stream[0])
 
 
 @njit(cache=True, nogil=True)
 def start_stream(stream, seed, history):
     """Set a stream to the beginning of a history's block; both arguments are uint64."""
-    stream[0] = _mixed(seed * _STEP + _ONE) + (history * _PER_HISTORY) * _STEP
+    stream[0] = mixed(seed * _STEP + _ONE) + (history * _PER_HISTORY) * _STEP
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -22,7 +22,8 @@ from engine.dose.monte_carlo._transport import (
 PROTON_MEV = 938.272088
 UNIT_MEV = 931.494102
 LOCAL_MM = 0.05  # of water: what goes no farther stays where it is made
-QUANTILES = 64  # of secondaries' energies and of elastic angles
+QUANTILES = 64  # of secondaries' energies
+ELASTIC_QUANTILES = 128  # at even roots of probability
 ENERGY_GROUPS = 16  # with an angular distribution of their own
 ANGLE_QUANTILES = 16
 
@@ -118,14 +119,15 @@ def elastic(place, state, row, stream, physics):
     e = state[1]
     b = block_at(e, physics.elastic_block_energy[row], physics.n_elastic_blocks[row], stream)
     u, v = two_uniforms(stream)
-    cosine = 1.0 - 1.0 / quantile(physics.elastic_inverse_versine[row, b], u, QUANTILES)
+    versine = 1.0 / quantile(physics.elastic_inverse_versine[row, b], math.sqrt(u), ELASTIC_QUANTILES)
+    cosine = 1.0 - versine
     # Two bodies: momentum and velocity of the center of mass, then back to the laboratory.
     target = physics.element_mass[row] * UNIT_MEV
     p2 = e * (e + 2.0 * PROTON_MEV)
     total = e + PROTON_MEV + target
     s = PROTON_MEV * PROTON_MEV + target * target + 2.0 * target * (e + PROTON_MEV)
     p_center2 = p2 * target * target / s
-    recoil = p_center2 * (1.0 - cosine) / target
+    recoil = p_center2 * versine / target
     recoil = min(recoil, 0.999 * e)
     left = e - recoil
     beta, gamma = math.sqrt(p2) / total, total / math.sqrt(s)

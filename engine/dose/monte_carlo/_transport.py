@@ -23,21 +23,28 @@ HARD_PER_STEP = 0.15  # mean number of hard scatterings of a step
 SMOOTH_BELOW_MM = 0.8  # of residual range, 8 MeV: the rest runs straight
 QUANTA_PER_MEV = float(1 << 20)
 SQUARE_QUANTA = float(1 << 22)  # per MeV²
+MIDDLE_OF_STEP = 0.95  # of the energy
 NEVER = -1.0
 FAR = 1e30
 ALIVE, STOPPED, REACTED = 0, 1, 2
 
-# Columns of a voxel's record, int64, one cache line for two voxels.
-TOTAL, SQUARES, PENDING, HISTORY = 0, 1, 2, 3
+# A voxel's record is 32 bytes, so that a step reads one cache line: two int64, energy and squared
+# energy of the histories booked; then as int32 the energy and the number of the history that is
+# not booked yet; then density, as float32, and material. The same memory is seen as three arrays.
+TOTAL, SQUARES = 0, 1  # of the view (n, 4) int64
+PENDING, HISTORY, MATERIAL = 4, 5, 7  # of the view (n, 8) int32
+DENSITY = 6  # of the view (n, 8) float32
+NO_HISTORY = -1
 
 MASS = np.array([1.0, 1.99901, 3.97260])  # in proton masses
 CHARGE2_OVER_MASS = np.array([1.0, 1.0 / 1.99901, 4.0 / 3.97260])
 
 class Volume(NamedTuple):
-    """A grid to walk through; density (n,) float32 and material (n,) uint8 are flat."""
+    """A grid to walk through; three views of its voxels' records."""
 
-    density: np.ndarray
-    material: np.ndarray
+    longs: np.ndarray
+    ints: np.ndarray
+    floats: np.ndarray
     shape: tuple  # (nz, ny, nx)
     spacing: tuple  # (z, y, x) in mm
 
@@ -69,16 +76,24 @@ class Physics(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Where energy goes: records (n_voxels, 4) int64, LET sums (n_voxels, 2) int64."""
+    """What is scored in the patient; LET sums are (n_voxels, 2) int64, or empty.
 
-    record: np.ndarray
+    ``touched`` (n_voxels,) lists the voxels that got energy since their records were empty, as far
+    as it is long; ``n_touched`` is (1,).
+    """
+
     let: np.ndarray
+    touched: np.ndarray
+    n_touched: np.ndarray
     to_water: bool
     with_let: bool
     primaries_only: bool
 
 
 _OPTIONS = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
+# Passing a bundle of arrays to a compiled function counts references to each, atomically: what is
+# called for every particle is therefore written out where it is called.
+_INLINE = dict(_OPTIONS, inline="always")
 
 
 @njit(**_OPTIONS)
@@ -99,30 +114,44 @@ def range_at(e, range_of_energy):
     return low + (scaled - i) * (range_of_energy[i + 1] - low)
 
 
-@njit(**_OPTIONS)
-def add(record, voxel, mev, history):
+@njit(**_INLINE)
+def add(volume, score, voxel, mev, history):
     """Energy to a voxel's record; what one history brings counts as one for the squares."""
-    quanta = np.int64(mev * QUANTA_PER_MEV + 0.5)
-    if record[voxel, HISTORY] == history:
-        record[voxel, PENDING] += quanta
+    quanta = np.int32(mev * QUANTA_PER_MEV + 0.5)
+    ints = volume.ints
+    last = ints[voxel, HISTORY]
+    if last == history:
+        ints[voxel, PENDING] += quanta
         return
-    pending = record[voxel, PENDING]
-    record[voxel, TOTAL] += pending
-    squared = float(pending) * (1.0 / QUANTA_PER_MEV)
-    record[voxel, SQUARES] += np.int64(squared * squared * SQUARE_QUANTA + 0.5)
-    record[voxel, PENDING] = quanta
-    record[voxel, HISTORY] = history
+    if last != NO_HISTORY:
+        book(volume, voxel)
+    elif score.n_touched[0] < score.touched.shape[0]:
+        score.touched[score.n_touched[0]] = voxel
+        score.n_touched[0] += 1
+    ints[voxel, PENDING] = quanta
+    ints[voxel, HISTORY] = history
+
+
+@njit(**_INLINE)
+def book(volume, voxel):
+    """Add what is pending to the sums."""
+    pending = volume.ints[voxel, PENDING]
+    mev = float(pending) * (1.0 / QUANTA_PER_MEV)
+    volume.longs[voxel, TOTAL] += np.int64(pending)
+    volume.longs[voxel, SQUARES] += np.int64(mev * mev * SQUARE_QUANTA + 0.5)
 
 
 @njit(**_OPTIONS)
-def flush(record):
+def flush(volume):
     """Book what the last history of every voxel left pending."""
-    for voxel in range(record.shape[0]):
-        add(record, voxel, 0.0, np.int64(-1))
-        record[voxel, HISTORY] = -2
+    for voxel in range(volume.ints.shape[0]):
+        if volume.ints[voxel, HISTORY] != NO_HISTORY:
+            book(volume, voxel)
+            volume.ints[voxel, PENDING] = 0
+            volume.ints[voxel, HISTORY] = NO_HISTORY
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINE)
 def turn(place, cosine, sine_x, sine_y):
     """Turn the direction by sines along two axes across it, and cosine along it."""
     ux, uy, uz = place[3], place[4], place[5]
@@ -143,7 +172,7 @@ def turn_by(place, cosine, azimuth):
     turn(place, cosine, sine * math.cos(azimuth), sine * math.sin(azimuth))
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINE)
 def enter(place, size):
     """Move a particle to where it meets the box 0 … size; False if it never does."""
     t_in, t_out = 0.0, FAR
@@ -164,7 +193,7 @@ def enter(place, size):
     return True
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINE)
 def next_reaction(r, e, stream, physics):
     """Residual range at which the next candidate for a reaction comes, or NEVER."""
     majorant, majorant_depth = physics.majorant, physics.majorant_depth
@@ -186,22 +215,22 @@ def next_reaction(r, e, stream, physics):
     return whole_mev_range[low] + (depth - majorant_depth[low]) / majorant[low]
 
 
-@njit(**_OPTIONS)
-def scatter(place, e, path_mm, mass, row, limit2, stream, normals):
+@njit(**_INLINE)
+def scatter(place, e, path_mm, mass, coulomb_per_mm, logarithm, limit2, stream, normals):
     """The deflection of a hinge, soft and hard; returns a normal for the straggling.
 
-    ``row`` are the material's columns at e, ``path_mm`` the residual range that the step uses,
-    ``limit2`` the largest squared angle.
+    ``path_mm`` is the residual range that the step uses, ``coulomb_per_mm`` and ``logarithm`` are
+    the material's at e, ``limit2`` is the largest squared angle.
     """
     x, y, other = three_normals(stream, normals)
-    coulomb = row[1] * path_mm
+    coulomb = coulomb_per_mm * path_mm
     if coulomb <= 0.0:
         return other
     pv = e * (e + 1876.544176) / (e + 938.272088)
     pc2 = e * (e + 1876.544176) * mass * mass
     chi2 = coulomb / (pv * pv * mass)
     cut2 = min(chi2 / HARD_PER_STEP, limit2)
-    soft2 = chi2 * (math.log(cut2 * pc2) - row[2] - 1.0 + row[3])
+    soft2 = chi2 * (math.log(cut2 * pc2) + logarithm - 1.0)
     if soft2 > 0.0:
         sigma = math.sqrt(0.5 * soft2)
         x, y = sigma * x, sigma * y
@@ -220,7 +249,7 @@ def scatter(place, e, path_mm, mass, row, limit2, stream, normals):
     return other
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINE)
 def transport(place, state, kind, scores, history, stream, normals, volume, physics, score, at):
     """Follow a particle until it leaves the grid, stops, or reacts; says which.
 
@@ -228,9 +257,9 @@ def transport(place, state, kind, scores, history, stream, normals, volume, phys
     are of the medium, or, for water, divided by F: over the voxel's mass they are the dose to
     water. Also returns what straggling added to the energy, MeV, which no voxel sees.
     """
-    density, material, shape, spacing = volume.density, volume.material, volume.shape, volume.spacing
+    shape, spacing = volume.shape, volume.spacing
     energy_of_root, media, majorant = physics.energy_of_root, physics.media, physics.majorant
-    record, reacts = score.record, kind == 0 and physics.majorant_depth[-1] > 0.0
+    reacts = kind == 0 and physics.majorant_depth[-1] > 0.0
     straggled = 0.0
     if not _inside(place, shape, spacing) and not enter(place, _size(shape, spacing)):
         return ALIVE, 0.0
@@ -239,7 +268,6 @@ def transport(place, state, kind, scores, history, stream, normals, volume, phys
     stride_y, stride_z = nx, nx * ny
     inverse = physics.inverse_root_step
     r, e = state[0], state[1]
-    bin_ = int(e)
     event = NEVER
     if reacts:
         event = next_reaction(r, e, stream, physics)
@@ -259,13 +287,13 @@ def transport(place, state, kind, scores, history, stream, normals, volume, phys
         ty, dy, dj = _to_face(y, uy, j, spacing[1])
         tz, dz, dk = _to_face(z, uz, k, spacing[0])
         goal = max(hinge, event, 0.0)
+        bin_ = int(MIDDLE_OF_STEP * e)  # F hardly changes within a step
         voxel = k * stride_z + j * stride_y + i
         path, left = 0.0, False
         while True:
             d = min(tx, ty, tz)
-            m = material[voxel]
-            ratio = media[m, bin_, 0]
-            loss = rate * density[voxel] * ratio
+            ratio = media[volume.ints[voxel, MATERIAL], bin_, 0]
+            loss = rate * volume.floats[voxel, DENSITY] * ratio
             r_next = r - loss * d
             arrived = r_next <= goal
             if arrived:
@@ -278,14 +306,13 @@ def transport(place, state, kind, scores, history, stream, normals, volume, phys
                     deposit = mass * (e - e_next)
                     if score.to_water:
                         deposit /= ratio
-                    add(record, voxel, deposit, history)
+                    add(volume, score, voxel, deposit, history)
                     if score.with_let and kind == 0:
                         let = energy_at(r, inverse, physics.let_integral)
                         let -= energy_at(r_next, inverse, physics.let_integral)
                         score.let[voxel, 0] += np.int64((e - e_next) * QUANTA_PER_MEV + 0.5)
                         score.let[voxel, 1] += np.int64(let * QUANTA_PER_MEV + 0.5)
                 r, e = r_next, e_next
-                bin_ = int(e)
             if arrived:
                 tx -= d
                 ty -= d
@@ -323,7 +350,8 @@ def transport(place, state, kind, scores, history, stream, normals, volume, phys
             return ALIVE, straggled
         if goal <= 0.0:
             return STOPPED, straggled
-        m = material[voxel]
+        m = volume.ints[voxel, MATERIAL]
+        bin_ = int(e)
         if event >= hinge:
             if uniform(stream) * majorant[bin_] < physics.reactions[m, bin_, -1]:
                 place[0], place[1], place[2] = x, y, z
@@ -332,9 +360,11 @@ def transport(place, state, kind, scores, history, stream, normals, volume, phys
                 return REACTED, straggled
             event = next_reaction(r, e, stream, physics)
             continue
-        row = media[m, bin_]
-        normal = scatter(place, e, step, mass, row, physics.hard_limit2, stream, normals)
-        spread2 = row[4] * step / mass
+        normal = scatter(
+            place, e, step, mass, media[m, bin_, 1], media[m, bin_, 3] - media[m, bin_, 2],
+            physics.hard_limit2, stream, normals,
+        )  # fmt: skip
+        spread2 = media[m, bin_, 4] * step / mass
         if spread2 > 0.0:
             shifted = max(e + math.sqrt(spread2) * normal, 0.01 * e)
             straggled += mass * (shifted - e)
@@ -345,7 +375,6 @@ def transport(place, state, kind, scores, history, stream, normals, volume, phys
             step_end = max(step_end + shift, 0.0)
             event = event + shift if event > 0.0 else event
             event = min(event, r)
-            bin_ = int(e)
         hinge = NEVER
         if step_end > SMOOTH_BELOW_MM:
             step = HINGE_SHARE * step_end

@@ -8,7 +8,8 @@ import numpy as np
 
 from engine.dose.monte_carlo._histories import GROUP, Beams, dose_block
 from engine.dose.monte_carlo._random import normal_quantiles
-from engine.dose.monte_carlo._transport import QUANTA_PER_MEV, SQUARE_QUANTA, Physics, Volume
+from engine.dose.monte_carlo._transport import QUANTA_PER_MEV, Physics
+from engine.dose.monte_carlo.records import Records
 from engine.dose.monte_carlo.source import beams_of, spot_rows
 from engine.dose.monte_carlo.tables import Processes, physics_tables
 from engine.errors import PhysicsWarning
@@ -83,7 +84,8 @@ class Setup:
     """Everything the kernels need but the weights."""
 
     grid: Grid
-    volume: Volume
+    density_g_cm3: np.ndarray  # (n_voxels,) float32
+    material: np.ndarray  # (n_voxels,) uint8
     lower_mm: np.ndarray  # of the grid, x, y, z
     spots: np.ndarray
     beams: Beams
@@ -100,20 +102,15 @@ class Setup:
         medium = on_grid(medium_of(patient, calibration, scenario.density_scale), grid)
         beams, of_devices = beams_of(plan, scenario, len(medium.materials))
         materials = (*medium.materials, *of_devices)
-        volume = Volume(
-            np.ascontiguousarray(medium.density_g_cm3, np.float32).ravel(),
-            np.ascontiguousarray(medium.material, np.uint8).ravel(),
-            grid.shape, grid.spacing_mm,
-        )  # fmt: skip
         return cls(
-            grid, volume, grid.lower_mm, spot_rows(plan), beams,
+            grid, medium.density_g_cm3.ravel(), medium.material.ravel(), grid.lower_mm, spot_rows(plan), beams,
             physics_tables(materials, i_water_ev, processes), to_water, primaries_only,
         )  # fmt: skip
 
     @property
     def gy_per_mev(self) -> np.ndarray:
         """Dose of one MeV in every voxel, (n_voxels,); 0 in vacuum."""
-        mass_g = self.volume.density.astype(np.float64) * self.grid.voxel_volume_cm3
+        mass_g = self.density_g_cm3.astype(np.float64) * self.grid.voxel_volume_cm3
         return np.divide(GY_G_PER_MEV, mass_g, out=np.zeros(mass_g.shape), where=mass_g > 0.0)
 
 
@@ -179,7 +176,7 @@ class _Tally:
     setup: Setup
     total_weight: float
     reaches: np.ndarray  # (n_spots,) summed shares of the weight
-    records: np.ndarray  # (n_blocks, n_voxels, 4) int64
+    records: Records  # (n_blocks, n_voxels)
     lets: np.ndarray  # (n_blocks, n_voxels, 2) int64, or empty
     balances: np.ndarray  # (n_blocks, 6) int64
     n_histories: int = 0
@@ -188,41 +185,40 @@ class _Tally:
     def empty(cls, setup: Setup, weights: np.ndarray, with_let: bool) -> "_Tally":
         n_blocks, n_voxels = threads(), setup.grid.size
         total = float(np.sum(weights))
-        records = np.zeros((n_blocks, n_voxels, 4), np.int64)
-        records[:, :, 3] = -1  # no history yet
         return cls(
-            setup, total, np.cumsum(weights) / (total or 1.0), records,
+            setup, total, np.cumsum(weights) / (total or 1.0),
+            Records.of(setup.density_g_cm3, setup.material, n_blocks),
             np.zeros((n_blocks, n_voxels if with_let else 0, 2), np.int64),
             np.zeros((n_blocks, 6), np.int64),
         )  # fmt: skip
 
     def follow(self, n: int, seed: int) -> None:
         """The next ``n`` histories; all but the last call take multiples of GROUP."""
-        setup = self.setup
+        setup, records, n_blocks = self.setup, self.records, len(self.balances)
         run_blocks(
-            dose_block, len(self.records), len(self.records), self.n_histories, n,
-            np.uint64(seed), (GOLDEN * (seed % 2**32 + 1)) % 1.0, self.reaches, setup.spots,
-            setup.volume, setup.lower_mm, setup.beams, setup.physics, setup.to_water,
-            self.lets.shape[1] > 0, setup.primaries_only, normal_quantiles(), self.records,
-            self.lets, self.balances,
+            dose_block, n_blocks, n_blocks, self.n_histories, n, np.uint64(seed),
+            (GOLDEN * (seed % 2**32 + 1)) % 1.0, self.reaches, setup.spots, records.longs,
+            records.ints, records.floats, setup.grid.shape, setup.grid.spacing_mm, setup.lower_mm,
+            setup.beams, setup.physics, setup.to_water, self.lets.shape[1] > 0,
+            setup.primaries_only, normal_quantiles(), self.lets, self.balances,
         )  # fmt: skip
         self.n_histories += n
 
     def energy(self) -> np.ndarray:
         """(n_voxels,) MeV of all histories."""
-        return self.records[:, :, 0].sum(axis=0) / QUANTA_PER_MEV
+        return self.records.energy_mev()
 
     def error(self) -> np.ndarray:
         """(n_voxels,) MeV: standard error of ``energy``, history by history."""
         n, total = self.n_histories, self.energy()
-        squares = self.records[:, :, 1].sum(axis=0) / SQUARE_QUANTA
+        squares = self.records.squares_mev2()
         variance = np.maximum(squares - total * total / n, 0.0) * n / max(n - 1, 1)
         return np.sqrt(variance) if n > 1 else np.full(total.shape, np.nan)
 
     def uncertainty_percent(self) -> float:
         """Mean standard error over the voxels above half the maximum; 0 where there is no dose."""
         dose, error = self.energy() * self.setup.gy_per_mev, self.error() * self.setup.gy_per_mev
-        dense = self.setup.volume.density >= LEAST_DENSITY_G_CM3
+        dense = self.setup.density_g_cm3 >= LEAST_DENSITY_G_CM3
         if not (dense & (dose > 0.0)).any():
             dense = dose > 0.0
             if not dense.any():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.dose.monte_carlo._histories import SPOT_COLUMNS, Beams
+from engine.dose.monte_carlo.records import Records
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam, Plan
 from engine.geometry.scenarios import Scenario
@@ -68,6 +69,10 @@ def beams_of(
         names.setdefault(device.material.name, first_material + len(names))
     materials = {d.material.name: d.material for d in flat}
     cells = [d.filled.ravel() for d in flat]
+    records = Records.of(
+        np.concatenate([np.zeros(0), *(c * d.material.density_g_cm3 for c, d in zip(cells, flat))]),
+        np.repeat([names[d.material.name] for d in flat], [len(c) for c in cells]).astype(np.int32),
+    )
     return Beams(
         frame=np.array(
             [[f.isocenter_mm, f.u_axis, f.v_axis, f.direction] for f in frames], dtype=np.float64
@@ -79,14 +84,9 @@ def beams_of(
         device_shape=np.array([d.filled.shape for d in flat], np.int64).reshape(-1, 3),
         device_spacing=np.array([d.spacing_mm[::-1] for d in flat]).reshape(-1, 3),
         device_start=np.cumsum([0] + [len(c) for c in cells]),
-        device_density=np.concatenate(
-            [np.zeros(0, np.float32)]
-            + [(c * d.material.density_g_cm3).astype(np.float32) for c, d in zip(cells, flat)]
-        ),
-        device_material=np.concatenate(
-            [np.zeros(0, np.uint8)]
-            + [np.full(len(c), names[d.material.name], np.uint8) for c, d in zip(cells, flat)]
-        ),
+        device_longs=records.longs,
+        device_ints=records.ints,
+        device_floats=records.floats,
     ), tuple(materials[name] for name in names)
 
 
