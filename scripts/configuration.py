@@ -17,6 +17,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+CONF = Path(__file__).parent.parent / "conf"
+
 
 class WrongCall(Exception):
     """The command line asks for what cannot be; the message says what to do."""
@@ -27,6 +29,7 @@ def checked(command: str, arguments: list[str]) -> list[str]:
 
     Adds ``output=…`` where it was left to the default, so that the folder is named only once.
     """
+    arguments = [_spelled(command, a) for a in arguments]
     args = get_args_parser().parse_args(arguments)
     asks_only = args.help or args.hydra_help or args.info or args.cfg or args.shell_completion
     if args.config_path or args.config_name or args.experimental_rerun:
@@ -39,7 +42,9 @@ def checked(command: str, arguments: list[str]) -> list[str]:
     _refuse_missing(cfg)
     if "output" not in cfg:
         return arguments
-    _refuse_unwritable(Path(cfg.output))
+    if "folder" in cfg:
+        _refuse_neither_folder_nor_json(Path(cfg.output), args.multirun)
+    _refuse_unwritable(Path(cfg.folder if "folder" in cfg else cfg.output))
     named = any(o.split("=")[0].lstrip("+") == "output" for o in args.overrides)
     return arguments if named else [*arguments, f"output={_quoted(cfg.output)}"]
 
@@ -56,6 +61,42 @@ def composed(command: str, overrides: list[str]) -> DictConfig:
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise WrongCall(_explained(command, overrides, error)) from None
+
+
+def folder_beside(output: str) -> str:
+    """Where pictures and tables go: ``output``, or for FILE.json the folder FILE beside it."""
+    path = Path(output)
+    return str(path.with_suffix("")) if path.suffix == ".json" else str(output)
+
+
+OmegaConf.register_new_resolver("folder_beside", folder_beside, replace=True)
+
+
+def _spelled(command: str, argument: str) -> str:
+    """An argument in Hydra's spelling, where a command names a group otherwise than its directory.
+
+    With ``dose@engine: pencil_beam`` among a command's defaults both ``engine=`` and ``dose=``
+    choose, and both ``engine.KEY=`` and ``dose.KEY=`` set a value. Where the defaults have a plain
+    ``dose`` as well, that is what ``dose`` means.
+    """
+    for group, name in _renamed_groups(command):
+        names = name if group in _default_groups(command) else f"{group}|{name}"
+        written = re.match(rf"([+~]*)({names})([.=].*)$", argument, re.DOTALL)
+        if written:
+            prefix, _, rest = written.groups()
+            return f"{prefix}{group}@{name}{rest}" if rest[0] == "=" else f"{prefix}{name}{rest}"
+    return argument
+
+
+def _renamed_groups(command: str) -> list[tuple[str, str]]:
+    """Group and name of each default GROUP@NAME of a command."""
+    return [tuple(key.split("@")) for key in _default_groups(command) if "@" in key]
+
+
+def _default_groups(command: str) -> list[str]:
+    """GROUP or GROUP@NAME of each default of a command."""
+    defaults = OmegaConf.load(CONF / f"{command}.yaml").defaults
+    return [str(key) for entry in defaults if OmegaConf.is_dict(entry) for key in entry]
 
 
 def _each_once(overrides: list[str], multirun: bool) -> list[list[str]]:
@@ -80,7 +121,7 @@ def _explained(command: str, overrides: list[str], error: Exception) -> str:
     said = " ".join(f"{error}".split())
     group = re.search(r"Could not find '([^']+)'", said)
     if group:
-        return _explained_choice(group.group(1), said)
+        return _explained_choice(command, group.group(1), overrides)
     named = re.search(r"Could not override '([^']+)'", said) or re.search(r"Key '([^']+)'", said)
     if not named:
         return said
@@ -96,10 +137,16 @@ def _longest_match(key: str, overrides: list[str]) -> str:
     return next((w for w in written if w == key or w.endswith(f".{key}")), key)
 
 
-def _explained_choice(choice: str, said: str) -> str:
+def choices(group: str) -> list[str]:
+    """Names of a group's choices: its files."""
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+
+
+def _explained_choice(command: str, choice: str, overrides: list[str]) -> str:
     group, _, name = choice.rpartition("/")
-    folder = Path(__file__).parent.parent / "conf" / group
-    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    known = choices(group)
+    renamed = (n for g, n in _renamed_groups(command) if f"{g}@{n}={name}" in overrides)
+    group = next(renamed, group)
     if not known:
         return f"`{group}={name}` is no choice: the group {group!r} has none."
     near = difflib.get_close_matches(name, known, n=1)
@@ -135,6 +182,22 @@ def _refuse_missing(cfg: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise WrongCall(f"`{missing[0]}` has no default; give it as {missing[0]}=VALUE.")
+
+
+def _refuse_neither_folder_nor_json(output: Path, sweeps: bool) -> None:
+    if output.suffix == ".json":
+        if sweeps:
+            raise WrongCall(
+                f"output={output} would be written by every run of the sweep; name a folder: "
+                "output=FOLDER."
+            )
+        if output.is_dir():
+            raise WrongCall(f"output={output} is a folder; name a file that can be written.")
+    elif output.suffix[1:].isalpha() and not output.is_dir():
+        raise WrongCall(
+            f"output={output} looks like a file of another kind; name a folder, output=FOLDER, or "
+            "a file for the numbers, output=FILE.json."
+        )
 
 
 def _refuse_unwritable(folder: Path) -> None:

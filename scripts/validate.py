@@ -1,19 +1,24 @@
 """Check the physics against tables and Monte Carlo, or a dose engine against a reference dose.
 
-Writes into the folder ``output``, without a reference: targets.csv and .json, depth_dose.png; with
-one: comparison.csv and .json, dose.npz, along.png, across.png, dose_wash.png. Both: config.yaml,
-record.json. The exit code is 1 where a target or the gamma criterion is missed.
+Without a reference every engine of ``conf/dose`` is checked, or the one that was named. Writes into
+the folder ``output`` targets.csv and .json, depth_dose.png; with a reference comparison.csv and
+.json, numbers.json, dose.npz, along.png, across.png, dose_wash.png. Both: config.yaml, record.json.
+``output=FILE.json`` is a file for the numbers alone, and the folder is FILE beside it. The exit
+code is 1 where a target or the gamma criterion is missed.
 """
 
 import csv
 import json
+import os
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -25,11 +30,15 @@ from engine.io.reference_dose import read_reference_dose
 from engine.parallel import set_threads
 from ptenv.rendering import save
 from scripts import validate_pictures as pictures
+from scripts.configuration import choices
 from scripts.record import output_folder, save_record, stage
-from scripts.validate_reference import Compared, Row, compare, compute, doubts
-from scripts.validate_targets import Check, targets
+from scripts.validate_axes import Row
+from scripts.validate_engines import engine_targets, for_checks, grouped
+from scripts.validate_reference import Compared, compare, compute, doubts
+from scripts.validate_targets import Check, physics_targets
 
 EXIT_MISSED = 1
+ENGINE = "dose@engine"  # as Hydra names the choice
 
 
 def run(cfg: DictConfig) -> float:
@@ -39,37 +48,69 @@ def run(cfg: DictConfig) -> float:
     if cfg.threads is not None:
         set_threads(cfg.threads)
     wanted = _checked_percent(cfg.pass_rate_percent)
-    engine = instantiate(cfg.dose, _convert_="all")
+    numbers = _numbers_file(cfg, folder)
     if cfg.reference is None:
-        checks = _physics(engine, folder)
+        checks = _physics(cfg, folder, numbers)
         value, passed = float(np.mean([c.passed for c in checks])), all(c.passed for c in checks)
         print(f"{sum(c.passed for c in checks)} of {len(checks)} targets passed.")
     else:
-        value = _against(cfg, engine, folder)
+        value = _against(cfg, folder, numbers)
         passed = value >= wanted
         verdict = "passed" if passed else "MISSED"
         print(f"Gamma pass rate {value:.2f} %, wanted {wanted:g} %: {verdict}.")
-    print(f"\nWritten to {folder}/")
+    print(f"\nWritten to {folder}/" + (f" and {cfg.output}" if _is_json(cfg.output) else ""))
     if not passed and HydraConfig.get().mode is not RunMode.MULTIRUN:  # a sweep goes on
         raise SystemExit(EXIT_MISSED)
     return value
 
 
-def _physics(engine: DoseEngine, folder: Path) -> list[Check]:
+def _numbers_file(cfg: DictConfig, folder: Path) -> Path:
+    return Path(cfg.output) if _is_json(cfg.output) else folder / "numbers.json"
+
+
+def _is_json(output: str) -> bool:
+    return Path(output).suffix == ".json"
+
+
+def _physics(cfg: DictConfig, folder: Path, numbers: Path) -> list[Check]:
     checks: list[Check] = []
-    for name, group in targets().items():
+    groups = {name: group() for name, group in physics_targets().items()}
+    for engine_name, engine in _engines(cfg).items():
+        engine = for_checks(engine_name, engine)
+        groups |= {n: group(engine) for n, group in engine_targets(engine_name).items()}
+    for name, group in groups.items():
         with stage(name) as notes:
-            found = list(group(engine))
+            found = grouped(name, group)
             n_failed = sum(not c.passed for c in found)
             notes.append(f"{len(found)} targets" + (f", {n_failed} FAILED" if n_failed else ""))
         checks += found
-    _write_checks(checks, folder)
+    records = _write_checks(checks, folder)
+    n_passed = sum(c.passed for c in checks)
+    _write_json({"n_targets": len(checks), "n_passed": n_passed, "targets": records}, numbers)
     save(pictures.depth_doses(), folder / "depth_dose.png")
     print(f"\n{checks_table(checks)}")
     return checks
 
 
-def _against(cfg: DictConfig, engine: DoseEngine, folder: Path) -> float:
+def _engines(cfg: DictConfig) -> dict[str, DoseEngine]:
+    """The engine that the command line names or changes, or all of them, by name."""
+    overrides = list(HydraConfig.get().overrides.task)
+    keys = [o.split("=")[0].lstrip("+~") for o in overrides]
+    if any(key == ENGINE or key.startswith("engine.") for key in keys):
+        return {_engine_name(): instantiate(cfg.engine, _convert_="all")}
+    found = {}
+    for name in choices("dose"):
+        of_this = compose("validate", [*overrides, f"{ENGINE}={name}"])
+        found[name] = instantiate(of_this.engine, _convert_="all")
+    return found
+
+
+def _engine_name() -> str:
+    return str(HydraConfig.get().runtime.choices[ENGINE])
+
+
+def _against(cfg: DictConfig, folder: Path, numbers: Path) -> float:
+    engine = instantiate(cfg.engine, _convert_="all")
     criterion = OmegaConf.to_container(cfg.gamma, resolve=True)
     with stage("Reference") as notes:
         reference = read_reference_dose(str(cfg.reference))
@@ -82,25 +123,43 @@ def _against(cfg: DictConfig, engine: DoseEngine, folder: Path) -> float:
             f"{reference.scored}, I(water) = {reference.i_water_ev:g} eV, "
             f"nuclear interactions {'on' if reference.nuclear_interactions else 'off'}",
         ]
+    began = time.perf_counter()
     with stage("Our dose") as notes:
         ours_gy, medium = compute(reference, engine, instantiate(cfg.calibration, _convert_="all"))
-        notes.append(type(engine).__name__)
+        notes.append(_engine_name())
+    runtime_s = time.perf_counter() - began
     for doubt in doubts(reference, medium):
         warnings.warn(f"{reference.name}: {doubt}", PhysicsWarning, stacklevel=1)
     with stage("Comparison") as notes:
         compared = compare(reference, ours_gy, criterion)
         notes.append(f"{compared.gamma.n_evaluated} voxels above {criterion['cutoff_percent']:g} %")
+    _write_json(_numbers(compared, runtime_s), numbers)  # first: drawing must not cost it
     with stage("Files and pictures"):
         _write_comparison(compared, ours_gy, folder)
     print(f"\n{comparison_table(compared.rows)}\n")
     return compared.gamma.pass_rate_percent
 
 
+def _numbers(compared: Compared, runtime_s: float) -> dict:
+    """The comparison as one object, with what it was a comparison of."""
+    reference = compared.reference
+    return _known(compared.numbers) | {
+        "engine": _engine_name(),
+        "reference": reference.name,
+        "source": reference.source,
+        "scored": reference.scored,
+        "i_water_ev": reference.i_water_ev,
+        "nuclear_interactions": reference.nuclear_interactions,
+        "gamma_n_voxels": compared.gamma.n_evaluated,
+        "runtime_s": round(runtime_s, 3),
+    }
+
+
 def checks_table(checks: Sequence[Check]) -> str:
     """Failures first, then every group; aligned text."""
     failed = [c for c in checks if not c.passed]
     lines = [f"{len(checks) - len(failed)} of {len(checks)} targets pass."]
-    columns = ("quantity", "reference", "ours", "deviation", "tolerance", "", "source")
+    columns = ("quantity", "value", "reference", "deviation", "tolerance", "", "source")
     cells = [_check_cells(c) for c in checks]
     width = [max(map(len, column)) for column in zip(columns, *cells)]
 
@@ -126,7 +185,7 @@ def _check_cells(check: Check) -> tuple[str, ...]:
         apart, tolerance = f"{check.deviation:+.4f}{unit}", f"± {check.tolerance:g}{unit}"
     verdict = "pass" if check.passed else "FAIL"
     known, ours = f"{check.reference:.5g}{unit}", f"{check.ours:.5g}{unit}"
-    return check.quantity, known, ours, apart, tolerance, verdict, check.source
+    return check.quantity, ours, known, apart, tolerance, verdict, check.source
 
 
 def comparison_table(rows: Sequence[Row]) -> str:
@@ -153,9 +212,9 @@ def _row_cells(row: Row) -> tuple[str, ...]:
     return row.quantity, cell(row.reference), cell(row.ours), cell(row.difference, "+"), row.unit
 
 
-def _write_checks(checks: Sequence[Check], folder: Path) -> None:
+def _write_checks(checks: Sequence[Check], folder: Path) -> list[dict]:
     records = [{**asdict(c), "deviation": c.deviation, "passed": c.passed} for c in checks]
-    _write(records, folder / "targets")
+    return _write(records, folder / "targets")
 
 
 def _write_comparison(compared: Compared, ours_gy: np.ndarray, folder: Path) -> None:
@@ -171,17 +230,29 @@ def _write_comparison(compared: Compared, ours_gy: np.ndarray, folder: Path) -> 
     save(pictures.wash(compared), folder / "dose_wash.png")
 
 
-def _write(records: list[dict], path: Path) -> None:
-    """The same records as csv and as json, where NaN is null."""
+def _write(records: list[dict], path: Path) -> list[dict]:
+    """The same records as csv and as json, where NaN is null; returns the latter."""
     with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(records[0]))
         writer.writeheader()
         writer.writerows(records)
-    known = [
-        {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in r.items()}
-        for r in records
-    ]
-    path.with_suffix(".json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    known = [_known(record) for record in records]
+    _write_json(known, path.with_suffix(".json"))
+    return known
+
+
+def _known(record: dict) -> dict:
+    """The record with None where a number does not exist."""
+    return {
+        k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in record.items()
+    }
+
+
+def _write_json(content, path: Path) -> None:
+    """Whole or not at all: under a temporary name first."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _checked_percent(value: float) -> float:

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.evaluation.comparison import lateral_axes, sampled
+from engine.evaluation.comparison import AxisProfile, lateral_axes, sampled
 from engine.physics.materials import water
 from engine.physics.stopping_power import csda_range_mm
-from scripts.validate_reference import DEPTH_SHARES, Compared, axis_label, sigma_guess_mm
+from scripts.validate_axes import DEPTH_SHARES, axis_label, sigma_guess_mm
+from scripts.validate_reference import Compared
 from scripts.validate_targets import MC_CSDA_MM, MC_I_EV, MONTE_CARLO, monte_carlo_peak
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, OURS, THEIRS, APART = "#222222", "#0a66c2", "#222222", "#e07a5f"
-AXES_DRAWN = 6
+ALONG = "mm along the axis from the entrance"
+GAMMA_COLORS = "PiYG_r"  # what fails, beyond 1, has another hue
+CROP_MARGIN_MM = 10.0
+AXES_DRAWN = 4
 VIEWS = (("axial", 0, "x", "y"), ("coronal", 1, "x", "z"), ("sagittal", 2, "y", "z"))
 
 
@@ -42,84 +46,111 @@ def depth_doses() -> "Figure":
 
 
 def along(compared: Compared) -> "Figure":
-    """Dose on the axis of each of the heaviest spots, reference and ours, and their difference."""
+    """Depth dose of each of the heaviest spots, on the axis and integrated across the beam."""
     drawn = compared.axes[:AXES_DRAWN]
-    n_columns = min(len(drawn), 3)
-    n_rows = -(-len(drawn) // n_columns)
-    figure, panels = _figure(4.6 * n_columns + 1.0, 3.4 * n_rows, n_rows, n_columns)
-    for axes in np.atleast_1d(panels).ravel()[len(drawn) :]:
-        axes.set_visible(False)
-    for number, (axes, (spot, theirs, ours)) in enumerate(
-        zip(np.atleast_1d(panels).ravel(), drawn), start=1
-    ):
-        axes.plot(theirs.along_mm, theirs.dose, color=THEIRS, lw=1.6, label="reference")
-        axes.plot(ours.along_mm, ours.dose, color=OURS, lw=1.2, ls=(0, (5, 2)), label="ours")
-        axes.plot(ours.along_mm, ours.dose - theirs.dose, color=APART, lw=0.9, label="difference")
-        title = axis_label(number, spot, compared.reference.spots)
-        _tidy(axes, "mm along the axis from the entrance", "dose in % of the maximum", title)
-        axes.legend(frameon=False, fontsize=8)
+    figure, panels = _figure(4.6 * max(len(drawn), 2), 7.0, 2, len(drawn))
+    panels = np.reshape(panels, (2, len(drawn)))
+    for column, axis in enumerate(drawn):
+        title = axis_label(column + 1, axis.spot, compared.reference.spots)
+        _depth_dose(panels[0, column], axis.on_axis, 1.0)
+        _tidy(panels[0, column], ALONG, "dose on the axis in % of the maximum", title)
+        top = float(axis.across[0].dose[axis.across[0].peak_index])
+        _depth_dose(panels[1, column], axis.across, 100.0 / top)
+        for r80, color in zip(axis.r80_mm, (THEIRS, OURS)):
+            if np.isfinite(r80):
+                panels[1, column].axvline(r80, color=color, lw=0.7, ls=":")
+        title = f"integrated to {axis.radius_mm:.0f} mm; R80 " + " and ".join(
+            f"{r:.2f} mm" if np.isfinite(r) else "none" for r in axis.r80_mm
+        )
+        _tidy(panels[1, column], ALONG, "in % of the reference's peak", title)
+    panels[0, 0].legend(frameon=False, fontsize=8)
     return figure
+
+
+def _depth_dose(axes: "Axes", profiles: tuple[AxisProfile, AxisProfile], scale: float) -> None:
+    theirs, ours = profiles
+    _curves(axes, theirs.along_mm, scale * theirs.dose, scale * ours.dose)
+
+
+def _curves(axes: "Axes", x: np.ndarray, theirs: np.ndarray, ours: np.ndarray) -> None:
+    axes.plot(x, theirs, color=THEIRS, lw=1.6, label="reference")
+    axes.plot(x, ours, color=OURS, lw=1.2, ls=(0, (5, 2)), label="ours")
+    axes.plot(x, ours - theirs, color=APART, lw=0.9, label="difference")
 
 
 def across(compared: Compared) -> "Figure":
     """Profiles across the heaviest spot at a few depths, along two lateral axes."""
-    spot, theirs, _ = compared.axes[0]
+    heaviest, grid = compared.axes[0], compared.reference.grid
+    spot, start, direction = heaviest.spot, heaviest.on_axis[0].start_mm, heaviest.spot.direction
     figure, panels = _figure(3.6 * len(DEPTH_SHARES), 6.0, 2, len(DEPTH_SHARES))
-    r80 = theirs.distal_mm()
-    length = r80 if np.isfinite(r80) else float(theirs.along_mm[-1])
-    grid = compared.reference.grid
+    length = heaviest.core_at_mm / DEPTH_SHARES[-1]
     for column, share in enumerate(DEPTH_SHARES):
-        center = theirs.start_mm + share * length * theirs.direction
+        center = start + share * length * np.array(direction)
         reach = max(6.0 * sigma_guess_mm(spot, center), 10.0)
         offsets = np.linspace(-reach, reach, 241)
-        for row, axis in enumerate(lateral_axes(spot.direction)):
-            axes = panels[row, column]
+        for row, axis in enumerate(lateral_axes(direction)):
             points = center + offsets[:, None] * axis
-            for dose, color, style, name in (
-                (compared.reference_percent, THEIRS, "-", "reference"),
-                (compared.ours_percent, OURS, (0, (5, 2)), "ours"),
-            ):
-                profile = sampled(dose, grid, points)
-                axes.plot(offsets, profile, color=color, ls=style, lw=1.3, label=name)
-            across_x, across_y, across_z = (f"{c:+.2f}" for c in axis)
-            _tidy(axes, f"mm along ({across_x}, {across_y}, {across_z})", "dose in %",
+            doses = (compared.reference_percent, compared.ours_percent)
+            _curves(panels[row, column], offsets, *(sampled(d, grid, points) for d in doses))
+            _tidy(panels[row, column], f"mm along {_axis_name(axis)}", "dose in % of the maximum",
                   f"at {share * length:.0f} mm")  # fmt: skip
     panels[0, 0].legend(frameon=False, fontsize=8)
     return figure
 
 
+def _axis_name(axis: np.ndarray) -> str:
+    """ "−x" where it is one, or the components."""
+    along = int(np.argmax(np.abs(axis)))
+    if abs(axis[along]) > 0.9999:
+        return ("−" if axis[along] < 0 else "") + "xyz"[along]
+    return "(" + ", ".join(f"{c:.2f}" for c in axis + 0.0) + ")"
+
+
 def wash(compared: Compared) -> "Figure":
-    """Three cuts through the reference's maximum: reference, ours, difference, and gamma."""
-    grid = compared.reference.grid
-    at = np.unravel_index(int(np.argmax(compared.reference_percent)), grid.shape)
+    """Three cuts through the reference's maximum: reference, ours, difference, and gamma.
+
+    Cropped to where there is dose; anterior is up in the axial cut, superior in the others.
+    """
+    at = np.unravel_index(int(np.argmax(compared.reference_percent)), compared.reference.grid.shape)
     apart = compared.ours_percent - compared.reference_percent
     span = max(float(np.abs(apart).max()), 1.0)
     columns = (
         ("reference in %", compared.reference_percent, "inferno", (0.0, 100.0)),
         ("ours in %", compared.ours_percent, "inferno", (0.0, 100.0)),
         ("ours less reference in % of the maximum", apart, "RdBu_r", (-span, span)),
-        ("gamma", compared.gamma.map, "viridis", (0.0, 2.0)),
+        ("gamma", compared.gamma.map, GAMMA_COLORS, (0.0, 2.0)),
     )
     figure, panels = _figure(16.0, 10.5, 3, len(columns))
-    z, y, x = grid.axes_mm()
+    dosed = np.maximum(compared.reference_percent, compared.ours_percent) > 1.0
+    grid, part = compared.reference.grid.cropped(dosed, CROP_MARGIN_MM)
+    density = compared.reference.density_g_cm3[part]
     for row, (view, axis, right, up) in enumerate(VIEWS):
-        edges = {"x": x, "y": y, "z": z}
-        extent = (*edges[right][[0, -1]], *edges[up][[0, -1]])
+        edges = {n: (grid.lower_mm[i], grid.upper_mm[i]) for i, n in enumerate("xyz")}
+        index = at[axis] - part[axis].start
         for column, (title, volume, colors, limits) in enumerate(columns):
             axes = panels[row, column]
-            cut = np.take(volume, at[axis], axis=axis)
-            density = np.take(compared.reference.density_g_cm3, at[axis], axis=axis)
-            image = axes.imshow(cut, cmap=colors, vmin=limits[0], vmax=limits[1], origin="lower",
-                                extent=extent, aspect="equal", interpolation="nearest")  # fmt: skip
-            if density.min() < density.max() and min(density.shape) > 1:
-                axes.contour(density, levels=[0.5, 1.15], origin="lower", extent=extent,
-                             colors="#7fd6c2", linewidths=0.6)  # fmt: skip
+            image = axes.imshow(
+                np.take(volume[part], index, axis=axis), cmap=colors, vmin=limits[0],
+                vmax=limits[1], origin="lower", extent=(*edges[right], *edges[up]),
+                aspect="equal", interpolation="nearest",
+            )  # fmt: skip
+            _outline(axes, np.take(density, index, axis=axis), (*edges[right], *edges[up]))
+            if up == "y":
+                axes.invert_yaxis()
             axes.set_xlabel(f"{right} in mm", size=8)
             axes.set_ylabel(f"{up} in mm", size=8)
             axes.tick_params(labelsize=7)
             axes.set_title(f"{view}: {title}" if row == 0 else view, size=9, loc="left", color=INK)
             figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
     return figure
+
+
+def _outline(axes: "Axes", density: np.ndarray, extent: tuple[float, ...]) -> None:
+    """Where lung and bone begin, g/cm³, if a cut has any."""
+    levels = [level for level in (0.5, 1.15) if density.min() < level < density.max()]
+    if levels and min(density.shape) > 1:
+        axes.contour(density, levels=levels, origin="lower", extent=extent, colors="#7fd6c2",
+                     linewidths=0.6)  # fmt: skip
 
 
 def _figure(width: float, height: float, n_rows: int, n_columns: int):

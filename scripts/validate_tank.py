@@ -1,6 +1,7 @@
-"""A dose engine in a water tank: does it deliver what its beam model says?
+"""Any dose engine in a water tank: does it deliver what the beam model and the tables say?
 
-One spot of generic_proton at a time, square to the tank and oblique to it.
+One spot of generic_proton at a time, square to the tank and oblique to it. Figures are averages
+over planes or discs, so that the noise of some 10⁵ histories stays well within the tolerances.
 """
 
 from collections.abc import Iterator
@@ -21,11 +22,13 @@ from engine.physics.scattering import propagate, scattering_power_along
 from engine.physics.stopping_power import csda_range_mm
 from scripts.validate_targets import Check, distal_mm
 
-GROUP = "Dose engine in a tank"
 ENERGIES_MEV = (100.0, 150.0, 200.0)
 OBLIQUE = (35.0, 20.0)  # gantry and couch in degrees
 HALO_MM, CORE_MM = 100.0, 30.0  # half widths: five σ of the widest halo, and of the widest core
-CUTOFF = 0.005  # of the dose that may be lost laterally
+INTEGRAL, PLANES = 0.02, 0.03  # an engine's own physics against that which the kernels come from
+WIDTH = 0.05  # Fermi–Eyges has no single scattering, which widens what a fit takes for the core
+NARROW_MM = 3.0  # radius about an oblique axis: beyond it depth in the tank differs too much
+CORE_DEPTH_MM = 4.0  # along the axis, over which the plane of a width is averaged
 
 
 def tank(engine: DoseEngine) -> Iterator[Check]:
@@ -33,51 +36,61 @@ def tank(engine: DoseEngine) -> Iterator[Check]:
     for energy_mev in ENERGIES_MEV:
         index = machine.energy_index(energy_mev)
         yield from _integral(engine, machine, index)
-        yield from _core(engine, machine, index)
+        yield from core_widths(engine, machine, index, WIDTH)
         yield from _oblique(engine, machine, index)
 
 
-def _integral(engine: DoseEngine, machine: ProtonMachine, index: int) -> Iterator[Check]:
-    """The planar integral of a spot along y against the kernel, and its range."""
-    energy_mev, range_mm = float(machine.energy_mev[index]), float(machine.range_mm[index])
-    label = f"{energy_mev:.1f} MeV"
-    patient = _tank(HALO_MM, range_mm + 20.0, (2.0, 1.0, 2.0))
+def planar_integral(
+    engine: DoseEngine, machine: ProtonMachine, index: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A spot along y, integrated over planes across it: depth of the planes' middles in mm, the
+    engine's Gy mm² per proton and the kernel's, each (n,)."""
+    patient = _tank(HALO_MM, float(machine.range_mm[index]) + 20.0, (2.0, 1.0, 2.0))
     grid = patient.grid
     dose = _spot(engine, patient, machine, index, Beam(0.0, (0.0, 0.0, 0.0)))
-    bins = grid.axes_mm()[1] - grid.lower_mm[1]  # depth of every plane's middle
+    bins = grid.axes_mm()[1] - grid.lower_mm[1]
     planar = dose.sum(axis=(0, 2)) * grid.spacing_mm[0] * grid.spacing_mm[2]
-    table = _bin_means(machine, index, bins, grid.spacing_mm[1])
+    return bins, planar, _bin_means(machine, index, bins, grid.spacing_mm[1])
+
+
+def _integral(engine: DoseEngine, machine: ProtonMachine, index: int) -> Iterator[Check]:
+    energy_mev = float(machine.energy_mev[index])
+    label = f"{energy_mev:.1f} MeV"
+    bins, planar, kernel = planar_integral(engine, machine, index)
     yield Check(
-        GROUP, f"dose lost of all, {label}", "", 0.0, 1.0 - planar.sum() / table.sum(), CUTOFF,
-        False, "integral of the kernel",
+        "", f"integral dose over the kernel's, {label}", "", 1.0, planar.sum() / kernel.sum(),
+        INTEGRAL, False, f"kernels of {machine.name}",
     )  # fmt: skip
-    plateau = bins < 0.9 * range_mm
+    plateau = bins < 0.9 * machine.range_mm[index]
     yield Check(
-        GROUP, f"planar integral, mean ratio to 0.9 of the range, {label}", "", 1.0,
-        float(np.mean(planar[plateau] / table[plateau])), CUTOFF, False, "kernel at each depth",
+        "", f"planar integral over the kernel's, rms to 0.9 of the range, {label}", "", 0.0,
+        float(np.sqrt(np.mean((planar[plateau] / kernel[plateau] - 1.0) ** 2))), PLANES,
+        False, f"kernels of {machine.name}",
     )  # fmt: skip
     detour = float(np.interp(energy_mev, (100.0, 150.0, 200.0), (0.9985, 0.9989, 0.9990)))
     yield Check(
-        GROUP, f"R80 of the planar integral, {label}", "mm",
+        "", f"R80 of the planar integral, {label}", "mm",
         detour * float(csda_range_mm(energy_mev)), distal_mm(bins, planar, 0.8), 0.3, False,
         "CSDA × detour (Monte Carlo)",
     )  # fmt: skip
 
 
-def _core(engine: DoseEngine, machine: ProtonMachine, index: int) -> Iterator[Check]:
+def core_widths(
+    engine: DoseEngine, machine: ProtonMachine, index: int, tolerance: float
+) -> Iterator[Check]:
     """The core's width along a spot in voxels of 1 mm, whose own spread is taken off."""
     range_mm = float(machine.range_mm[index])
     patient = _tank(CORE_MM, range_mm + 20.0, 1.0)
-    grid, surface_mm = patient.grid, float(patient.grid.lower_mm[1])
+    surface_mm, along = float(patient.grid.lower_mm[1]), (0.0, 1.0, 0.0)
     dose = _spot(engine, patient, machine, index, Beam(0.0, (0.0, 0.0, 0.0)))
     for share in (0.1, 0.5, 0.9):
         depth = share * range_mm
         y = surface_mm + depth
         expected = _sigma_mm(machine, index, depth, y)
-        found = core_sigma_mm(dose, grid, (0.0, y, 0.0), (0.0, 1.0, 0.0), expected)
+        found = core_sigma_mm(dose, patient.grid, (0.0, y, 0.0), along, expected, CORE_DEPTH_MM)
         ours = float(np.sqrt(max(found**2 - 1.0 / 12.0, 0.0)))
         name = f"core σ at {share:g} of the range, {machine.energy_mev[index]:.1f} MeV"
-        yield Check(GROUP, name, "mm", expected, ours, 0.03, True, "Fermi–Eyges, nozzle to depth")
+        yield Check("", name, "mm", expected, ours, tolerance, True, "Fermi–Eyges, nozzle to depth")
 
 
 def _oblique(engine: DoseEngine, machine: ProtonMachine, index: int) -> Iterator[Check]:
@@ -90,10 +103,12 @@ def _oblique(engine: DoseEngine, machine: ProtonMachine, index: int) -> Iterator
         beam = Beam(gantry, isocenter, couch)
         direction = beam_frame(beam, machine.virtual_source_mm).direction
         dose = _spot(engine, patient, machine, index, beam)
-        found.append(axis_profile(dose, patient.grid, isocenter, direction).distal_mm())
+        axis = axis_profile(dose, patient.grid, isocenter, direction, NARROW_MM)
+        found.append(axis.distal_mm())
     yield Check(
-        GROUP, f"R80 on the axis, gantry {OBLIQUE[0]:g}, couch {OBLIQUE[1]:g}, "
-        f"{machine.energy_mev[index]:.1f} MeV", "mm", *found, 0.5, False, "the same at gantry 0",
+        "", f"R80 within {NARROW_MM:g} mm of the axis, gantry {OBLIQUE[0]:g}, couch "
+        f"{OBLIQUE[1]:g}, {machine.energy_mev[index]:.1f} MeV", "mm", *found, 0.5, False,
+        "the same at gantry 0",
     )  # fmt: skip
 
 

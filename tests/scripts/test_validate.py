@@ -16,13 +16,20 @@ from engine.patient.grid import Grid
 from engine.physics.materials import WATER
 from scripts import cli
 from scripts import validate as script
+from scripts.configuration import choices
+from scripts.validate_engines import engine_targets
 from scripts.validate_reference import compute
 from scripts.validate_targets import Check
 
 BOTH = {"config.yaml", "record.json"}
-PHYSICS = BOTH | {"targets.csv", "targets.json", "depth_dose.png"}
+PHYSICS = BOTH | {"numbers.json", "targets.csv", "targets.json", "depth_dose.png"}
 COMPARISON = BOTH | {
     "comparison.csv", "comparison.json", "dose.npz", "along.png", "across.png", "dose_wash.png",
+    "numbers.json",
+}  # fmt: skip
+KEYS = {  # that the numbers must have
+    "gamma_1_1_10", "gamma_2_2_10", "gamma_3_2_10", "r80_mm", "reference_r80_mm", "core_sigma_mm",
+    "reference_core_sigma_mm", "mean_difference_percent", "rms_difference_percent",
 }  # fmt: skip
 
 
@@ -119,7 +126,7 @@ def test_our_own_dose_comes_back_with_every_point_at_one_percent_one_millimeter(
         1.0, abs=5e-3
     )
     for group in ("Spot 1, 75 MeV", "Spot 2, 80 MeV"):
-        assert rows[group, "R80 on the axis"]["difference"] == pytest.approx(0.0, abs=0.1)
+        assert rows[group, "R80 of the integral"]["difference"] == pytest.approx(0.0, abs=0.1)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -200,12 +207,97 @@ def test_a_malformed_reference_is_refused_in_a_sentence(capsys, tmp_path):
     [
         ("pass_rate_percent=120", "pass_rate_percent=120"),
         ("dose.lateral_cutoff=-1", "lateral_cutoff=-1"),
+        ("engine.lateral_cutoff=-1", "lateral_cutoff=-1"),
+        ("engine.lateral_cutof=0.01", "Did you mean `engine.lateral_cutoff`"),
+        ("engine=pensil_beam", "`engine=pensil_beam` is no choice; choose from"),
+        ("engine=pensil_beam", "Did you mean `engine=pencil_beam`?"),
+        ("dose=pensil_beam", "pencil_beam"),
         ("gama.dose_percent=1", "gamma.dose_percent"),
         ("refrence=x.npz", "reference"),
     ],
 )
 def test_wrong_settings_are_refused(capsys, tmp_path, override, named):
     assert named in refused(capsys, tmp_path, override)
+
+
+def test_an_output_is_a_folder_or_json(capsys, tmp_path):
+    def said(output, *arguments) -> str:
+        assert cli.main(["validate", "reference=none.npz", f"output={output}", *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "output=FILE.json" in said(tmp_path / "numbers.csv")
+    (tmp_path / "taken.json").mkdir()
+    assert "is a folder" in said(tmp_path / "taken.json")
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot be written" in said(tmp_path / "file.json")
+    assert "name a folder" in said(tmp_path / "out.json", "-m")
+    assert not (tmp_path / "numbers.csv").exists()
+    assert not (tmp_path / "out.json").exists()
+
+
+def numbers_of(path) -> dict:
+    numbers = json.loads(path.read_text())
+    assert numbers.keys() >= KEYS
+    return numbers
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("group", ["engine", "dose"])
+def test_the_numbers_go_into_the_file_that_is_named(tmp_path, group):
+    reference_of_ours(tmp_path / "tank.npz", COARSE_MM)
+    output = tmp_path / "new" / "folders" / "numbers.json"
+    called = ("validate", f"{group}=pencil_beam", f"{group}.lateral_cutoff=0.001")
+    assert cli.main([*called, f"reference={tmp_path}/tank.npz", f"output={output}"]) == 0
+    numbers = numbers_of(output)
+    for key in ("gamma_1_1_10", "gamma_2_2_10", "gamma_3_2_10"):
+        assert numbers[key] == 100.0
+    assert numbers["r80_mm"] == pytest.approx(numbers["reference_r80_mm"], abs=0.01)
+    assert numbers["mean_difference_percent"] == pytest.approx(0.0, abs=0.01)
+    assert 0.0 <= numbers["rms_difference_percent"] < 0.01
+    assert numbers["engine"] == "pencil_beam"
+    assert {p.name for p in output.parent.iterdir()} == {"numbers.json", "numbers"}
+    beside = {p.name for p in output.with_suffix("").iterdir()}
+    assert beside == COMPARISON - {"numbers.json"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_number_that_does_not_exist_is_null(tmp_path):
+    reference_of_ours(tmp_path / "tank.npz", COARSE_MM)
+    metadata = json.loads((tmp_path / "tank.json").read_text())
+    for spot in metadata["spots"]:
+        spot["energy_mev"] = 200.0
+    (tmp_path / "tank.json").write_text(json.dumps(metadata))
+    validate(tmp_path, f"reference={tmp_path}/tank.npz")
+    numbers = numbers_of(tmp_path / "out" / "numbers.json")
+    assert numbers["r80_mm"] is None  # ours leaves the tank
+    assert numbers["reduced_chi2"] is None  # no standard error is given
+
+
+def test_numbers_are_kept_where_drawing_fails(capsys, tmp_path, monkeypatch):
+    def fails(figure, path):
+        raise RuntimeError("no pen")
+
+    monkeypatch.setattr(script, "save", fails)
+    reference_of_ours(tmp_path / "tank.npz", COARSE_MM)
+    called = ("validate", f"reference={tmp_path}/tank.npz", f"output={tmp_path}/n.json")
+    assert cli.main([*called]) == 1
+    assert "no pen" in capsys.readouterr().err
+    numbers_of(tmp_path / "n.json")
+    assert [p.name for p in tmp_path.glob(".*")] == []
+
+
+@pytest.mark.parametrize("name", choices("dose"))
+def test_every_engine_goes_through_the_tank(physics, name):
+    groups = {t["group"] for t in json.loads((physics / "targets.json").read_text())}
+    assert groups >= set(engine_targets(name))
+    assert f"Engine {name}, in a tank" in groups
+
+
+def test_an_engine_brings_checks_of_its_own_in_a_module_of_its_name():
+    assert list(engine_targets("pencil_beam")) == [
+        "Engine pencil_beam, in a tank", "Engine pencil_beam, its own",
+    ]  # fmt: skip
+    assert list(engine_targets("engine_of_tomorrow")) == ["Engine engine_of_tomorrow, in a tank"]
 
 
 def test_a_criterion_of_nothing_is_refused(capsys, tmp_path):

@@ -1,5 +1,7 @@
 """References made without our engine, or of published geometry, through the whole comparison."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -65,7 +67,9 @@ def test_a_spot_in_water_is_the_closed_form_at_any_angle(tmp_path, direction, i_
     rows = {(r.group, r.quantity): r for r in compared.rows}
     assert compared.gamma.pass_rate_percent == 100.0
     assert rows["Dose", "integral dose over the reference's"].ours == pytest.approx(1.0, abs=3e-3)
-    assert rows["Spot 1, 90 MeV", "R80 on the axis"].difference == pytest.approx(0.0, abs=0.2)
+    numbers = compared.numbers
+    assert numbers["r80_mm"] == pytest.approx(numbers["reference_r80_mm"], abs=0.1)
+    assert numbers["core_sigma_mm"] == pytest.approx(numbers["reference_core_sigma_mm"], rel=0.02)
     shifted = np.roll(ours, 2, axis=0)  # 4 mm
     assert gamma_3d(reference.dose_gy, shifted, grid, **CRITERION).pass_rate_percent < 60.0
 
@@ -115,3 +119,87 @@ def test_dose_to_medium_in_the_slab_is_dose_to_water_times_the_stopping_power_ra
     # Schneider's bin of 1000 … 1100 HU: RSP 1.486 at 1.639 g/cm³, 100 MeV (Bragg additivity)
     assert ratio == pytest.approx(1.486 / 1.639, rel=3e-3)
     assert np.all(to_medium[high & ~slab] == to_water[high & ~slab])
+
+
+def with_noise(reference: ReferenceDose, dose: np.ndarray, seed: int) -> ReferenceDose:
+    """A dose with the noise of 1 % at its maximum that Monte Carlo would have."""
+    sem = 0.01 * np.sqrt(dose * dose.max())
+    noisy = dose + sem * np.random.default_rng(seed).normal(size=dose.shape)
+    return replace(
+        reference, dose_gy=np.maximum(noisy, 0.0).astype(np.float32), sem_gy=sem.astype(np.float32)
+    )
+
+
+@pytest.mark.parametrize("hu", [-1000, 200, 1000])
+def test_noise_of_a_percent_hardly_moves_range_and_width(hu):
+    reference = half_slab(hu, 2.0)
+    dose, _ = compute(reference, ENGINE, DEFAULT_CALIBRATION)
+    for seed in range(3):
+        numbers = compare(with_noise(reference, dose, seed), dose, CRITERION).numbers
+        assert numbers["r80_mm"] == pytest.approx(numbers["reference_r80_mm"], abs=0.1)
+        assert numbers["core_sigma_mm"] == pytest.approx(
+            numbers["reference_core_sigma_mm"], rel=0.01
+        )
+        assert numbers["mean_difference_percent"] == pytest.approx(0.0, abs=0.3)
+
+
+def test_range_behind_half_a_slab_is_that_of_the_protons_that_go_deepest():
+    reference = half_slab(-1000, 2.0)
+    dose, _ = compute(reference, ENGINE, DEFAULT_CALIBRATION)
+    found = compare(replace(reference, dose_gy=dose.astype(np.float32)), dose, CRITERION).numbers
+    assert found["r80_mm"] == pytest.approx(77.05 + 10.0, abs=1.0)  # 10 mm of them in air
+
+
+def test_a_beam_that_leaves_has_a_width_and_no_range():
+    reference = half_slab(1000, 2.0)
+    spot = reference.spots[0]
+    fast = replace(spot, kind=replace(spot.kind, energy_mev=180.0))
+    reference = replace(reference, spots=(fast,))
+    dose, _ = compute(reference, ENGINE, DEFAULT_CALIBRATION)
+    for scored in (dose, np.where(np.arange(50)[None, :, None] < 40, dose, 0.0)):
+        density = np.where(scored > 0.0, reference.density_g_cm3, 0.0012).astype(np.float32)
+        seen = replace(reference, dose_gy=scored.astype(np.float32), density_g_cm3=density)
+        found = compare(seen, scored, CRITERION).numbers
+        assert np.isnan(found["r80_mm"]) and np.isnan(found["reference_r80_mm"])
+        assert found["core_sigma_mm"] == pytest.approx(found["reference_core_sigma_mm"], rel=1e-3)
+
+
+def test_widths_of_neighboring_spots_are_not_told():
+    reference = half_slab(200, 2.0)
+    spot = reference.spots[0]
+    beside = replace(spot, position_mm=(6.0, -50.0, 0.0), weight=0.5)
+    reference = replace(reference, spots=(spot, beside))
+    dose, _ = compute(reference, ENGINE, DEFAULT_CALIBRATION)
+    found = compare(replace(reference, dose_gy=dose.astype(np.float32)), dose, CRITERION).numbers
+    assert np.isnan(found["core_sigma_mm"])
+    assert found["r80_mm"] == pytest.approx(found["reference_r80_mm"], abs=1e-3)
+
+
+class AsksAndTells:
+    """An engine that notes what it is asked to be like, and scores a dose of one everywhere."""
+
+    def __init__(self, scores: str):
+        self.scores, self.asked = scores, None
+
+    def like(self, medium, nuclear, scored):
+        self.asked = (medium, nuclear, scored)
+        return self
+
+    def dose(self, patient, plan, grid):
+        return {"dose": np.ones(grid.shape, np.float32)}
+
+
+@pytest.mark.parametrize("scores", ["dose to water", "dose to medium"])
+@pytest.mark.parametrize("scored", ["dose to water", "dose to medium"])
+def test_an_engine_is_asked_for_the_reference_medium_and_its_dose_is_converted(scores, scored):
+    reference = replace(half_slab(1000, 5.0), scored=scored, i_water_ev=78.0)
+    engine = AsksAndTells(scores)
+    dose, medium = compute(reference, engine, DEFAULT_CALIBRATION)
+    assert engine.asked == (medium, False, scored)
+    assert medium.i_water_ev == 78.0
+    expected = 1.0
+    if scores != scored:
+        ratio = medium.stopping_ratio()
+        expected = ratio if scored == "dose to medium" else 1.0 / ratio
+        assert np.ptp(expected) > 0.05
+    np.testing.assert_allclose(dose, np.broadcast_to(expected, dose.shape), rtol=1e-6)
