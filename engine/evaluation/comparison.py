@@ -15,7 +15,7 @@ EDGE = 0.1  # of the largest dose on the axis: where the distal edge is looked f
 PEAK_DROP = 0.1  # of the peak: what dose must fall by before it for the peak to be one
 STOPPED = 0.2  # of the peak: what dose must fall to for the beam to have a range
 EDGE_LENGTHS, EDGE_LEAST_MM = 8.0, 3.0  # from 40 % back to before the peak of any proton beam
-CORE_FROM = 0.3  # of a Gaussian's middle: out to there the core's width is fitted
+CORE_FROM = 0.2  # of a Gaussian's middle: out to there the core's width is fitted
 CORE_PITCH = 0.5  # of the finest voxel spacing, as that of the points across a depth profile
 CORE_ROUNDS = 8  # each brings the radius of the fit closer to its own σ
 POINTS_ACROSS = 60  # of a depth profile at most
@@ -156,9 +156,10 @@ def core_sigma_mm(
 ) -> float:
     """Standard deviation of a round Gaussian fitted to the core of a lateral plane; NaN if none.
 
-    Least squares in the logarithm, weighted with the dose squared, out to where that Gaussian has
-    fallen to CORE_FROM: by radius, as a choice by dose would choose noise. The plane is the mean
-    over ``depth_mm`` along the axis about ``center_mm``. ``guess_mm`` is within a factor of 2.
+    Least squares in the logarithm, weighted with the dose, which is best where particles are
+    counted, out to where that Gaussian has fallen to CORE_FROM: by radius, as a choice by dose
+    would choose noise. The plane is the mean over ``depth_mm`` along the axis about ``center_mm``.
+    ``guess_mm`` may be too large; the fit does not look farther than 2.5 times it.
     """
     reach = 2.5 * guess_mm
     pitch = min(CORE_PITCH * min(grid.spacing_mm), reach / 3.0)
@@ -179,7 +180,7 @@ def _gaussian_core(plane: np.ndarray, r2: np.ndarray, sigma: float, reach: float
         core = (r2 <= min(-2.0 * np.log(CORE_FROM) * sigma**2, reach**2)) & (plane > 0.0)
         if np.count_nonzero(core) < 8:
             return float("nan")
-        slope = np.polyfit(r2[core], np.log(plane[core]), 1, w=plane[core])[0]
+        slope = np.polyfit(r2[core], np.log(plane[core]), 1, w=np.sqrt(plane[core]))[0]
         if not slope < 0.0:
             return float("nan")
         sigma = float(np.sqrt(-0.5 / slope))

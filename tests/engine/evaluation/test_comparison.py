@@ -51,6 +51,53 @@ def test_width_of_a_gaussian_is_found_at_any_angle(direction, guess):
     assert found == pytest.approx(4.0, rel=0.03)  # linear interpolation widens by 0.1 mm²
 
 
+def test_width_is_found_from_a_guess_that_is_far_too_large():
+    grid = Grid.centered((60, 20, 60), (1.0, 1.0, 1.0))
+    points = grid.points_mm()
+    dose = np.exp(-0.5 * (points[:, 0] ** 2 + points[:, 2] ** 2) / 9.0).reshape(grid.shape)
+    found = [core_sigma_mm(dose, grid, (0, 0, 0), (0, 1, 0), guess, 6.0) for guess in (3.0, 9.0)]
+    assert found[0] == pytest.approx(3.0, rel=0.03)
+    assert found[1] == pytest.approx(found[0], rel=0.01)
+
+
+def test_noise_hardly_moves_the_width_and_the_range_of_the_integral():
+    grid = Grid.centered((40, 60, 40), (2.0, 1.0, 2.0))
+    z, y, x = np.meshgrid(*grid.axes_mm(), indexing="ij")
+    edge = 1.0 / (1.0 + np.exp((y - 10.0) / 0.8))
+    dose = edge * (1.0 + np.exp(-0.5 * ((y - 7.0) / 2.0) ** 2)) * np.exp(-(x**2 + z**2) / 32.0)
+    axis, direction = (0.0, -30.0, 0.0), (0.0, 1.0, 0.0)
+    exact = axis_profile(dose, grid, axis, direction, 12.0)
+    for seed in range(3):
+        noise = np.random.default_rng(seed).normal(size=dose.shape)
+        noisy = dose + 0.02 * np.sqrt(dose) * noise
+        found = axis_profile(noisy, grid, axis, direction, 12.0)
+        assert found.distal_mm(0.8, exact.distal_edge_mm) == pytest.approx(
+            exact.distal_mm(), abs=0.03
+        )
+        sigmas = [core_sigma_mm(d, grid, (0, 0, 0), direction, 5.0, 6.0) for d in (dose, noisy)]
+        assert sigmas[1] == pytest.approx(sigmas[0], rel=0.01)
+
+
+def test_the_integral_across_is_the_mean_over_a_disc():
+    grid = Grid.centered((60, 20, 60), (1.0, 1.0, 1.0))
+    points = grid.points_mm()
+    dose = np.exp(-0.5 * (points[:, 0] ** 2 + points[:, 2] ** 2) / 16.0).reshape(grid.shape)
+    found = axis_profile(dose, grid, (0, -10, 0), (0, 1, 0), 12.0).dose
+    # ∫ exp(−r²/2σ²) dA out to R = 3σ, over πR²: 2 (σ/R)² (1 − exp(−R²/2σ²))
+    assert found == pytest.approx(2.0 / 9.0 * (1.0 - np.exp(-4.5)), rel=0.02)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_the_range_is_that_of_the_deepest_peak_whatever_lies_before_it(share):
+    def peak(z, at):
+        return np.where(z < at, 0.3 + 0.7 * np.exp(-((at - z) / 2.0)), np.exp(-((z - at) ** 2)))
+
+    dose = along_y(lambda z: (1.0 - share) * peak(z, 35.0) + share * peak(z, 45.0))
+    alone = axis_profile(along_y(lambda z: peak(z, 45.0)), GRID, (0, -60, 0), (0, 1, 0))
+    found = axis_profile(dose, GRID, (0.0, -60.0, 0.0), (0.0, 1.0, 0.0))
+    assert found.distal_mm() == pytest.approx(alone.distal_mm(), abs=0.05)
+
+
 def test_width_of_nothing_is_no_number():
     assert np.isnan(core_sigma_mm(np.zeros(GRID.shape), GRID, (0, 0, 0), (0, 1, 0), 3.0))
 
