@@ -60,6 +60,17 @@ ELEMENTS: Mapping[str, Element] = MappingProxyType(
     }
 )
 
+# Of the pure elements, gases as gases (ICRU 37; Geant4's table): what Bragg additivity takes in
+# Geant4 and the codes that use its tables, for compounds without a value of their own.
+ELEMENTAL_I_EV: Mapping[str, float] = MappingProxyType(
+    {
+        "H": 19.2, "Be": 63.7, "C": 81.0, "N": 82.0, "O": 95.0, "F": 115.0, "Na": 149.0,
+        "Mg": 156.0, "Al": 166.0, "Si": 173.0, "P": 173.0, "S": 180.0, "Cl": 174.0, "Ar": 188.0,
+        "K": 190.0, "Ca": 191.0, "Ti": 233.0, "Fe": 286.0, "Cu": 322.0, "Zn": 330.0, "I": 491.0,
+        "Pb": 823.0,
+    }
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Material:
@@ -96,9 +107,7 @@ class Material:
     @cached_property
     def additive_i_ev(self) -> float:
         """Mean excitation energy by Bragg additivity, whatever ``i_ev`` says."""
-        fractions, z, a = self.per_element()
-        logs = np.log([ELEMENTS[s].i_ev for s in self.mass_fractions])
-        return float(np.exp(np.sum(fractions * z / a * logs) / self.z_over_a))
+        return self._additive_ev({s: ELEMENTS[s].i_ev for s in self.mass_fractions})
 
     @property
     def mean_excitation_ev(self) -> float:
@@ -111,6 +120,15 @@ class Material:
         fractions = self.mass_fractions
         hydrogen = WATER.mass_fractions["H"]
         return set(fractions) == {"H", "O"} and abs(fractions["H"] - hydrogen) < WATER_WITHIN
+
+    def elemental(self) -> "Material":
+        """The same with the additive mean excitation energy of ``ELEMENTAL_I_EV`` stated."""
+        return replace(self, i_ev=self._additive_ev(ELEMENTAL_I_EV))
+
+    def _additive_ev(self, i_ev: Mapping[str, float]) -> float:
+        fractions, z, a = self.per_element()
+        logs = np.log([i_ev[s] for s in self.mass_fractions])
+        return float(np.exp(np.sum(fractions * z / a * logs) / self.z_over_a))
 
     def stated(self) -> "Material":
         """The same with its mean excitation energy stated, so that it no longer counts as additive
