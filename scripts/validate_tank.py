@@ -26,7 +26,7 @@ ENERGIES_MEV = (100.0, 150.0, 200.0)
 OBLIQUE = (35.0, 20.0)  # gantry and couch in degrees
 HALO_MM, CORE_MM = 100.0, 30.0  # half widths: five σ of the widest halo, and of the widest core
 INTEGRAL, PLANES = 0.02, 0.03  # an engine's own physics against that which the kernels come from
-WIDTH = 0.05  # Fermi–Eyges has no single scattering, which widens what a fit takes for the core
+WIDTH = 0.05  # nuclear interactions, which Fermi–Eyges lacks, widen Monte Carlo's core by 2 %
 NARROW_MM = 3.0  # radius about an oblique axis: beyond it depth in the tank differs too much
 CORE_DEPTH_MM = 4.0  # along the axis, over which the plane of a width is averaged
 
