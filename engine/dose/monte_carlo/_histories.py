@@ -264,8 +264,8 @@ def dose_block(
 
 @njit(**_OPTIONS)
 def spots_block(
-    first, last, n, keys, cutoff, least_density, spots, longs, ints, floats, shape, spacing, lower, beams,
-    physics, to_water, primaries_only, normals, gy_per_mev, row_of_voxel,
+    first, last, n, keys, cutoff, least_density, spots, longs, ints, floats, shape, spacing, lower,
+    beams, physics, to_water, primaries_only, normals, gy_per_mev, row_of_voxel,
 ):  # fmt: skip
     """Dose per particle of the spots first … last − 1, by ``n`` histories each.
 
@@ -288,8 +288,8 @@ def spots_block(
     for spot in range(first, last):
         for number in range(n):
             history(
-                number, keys[spot], spots[spot], patient, lower, beams, physics, score, normals, stream,
-                stack, place, state, at, balance,
+                number, keys[spot], spots[spot], patient, lower, beams, physics, score, normals,
+                stream, stack, place, state, at, balance,
             )  # fmt: skip
         start_stream(stream, keys[spot], np.uint64(ROULETTE))
         found = np.sort(touched[: n_touched[0]])

@@ -17,7 +17,8 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _S27, _S30, _S31 = np.uint64(27), np.uint64(30), np.uint64(31)
 _PER_HISTORY = np.uint64(1 << 16)
 _S11, _S21, _S32, _S42 = np.uint64(11), np.uint64(21), np.uint64(32), np.uint64(42)
-_LOW_32, _LOW_21, _LOW_11 = np.uint64(0xFFFFFFFF), np.uint64((1 << 21) - 1), np.uint64((1 << 11) - 1)
+_LOW_32, _LOW_21 = np.uint64((1 << 32) - 1), np.uint64((1 << 21) - 1)
+_LOW_11 = np.uint64((1 << 11) - 1)
 _ONE = np.uint64(1)
 _2_53, _2_32, _2_11 = 2.0**-53, 2.0**-32, 2.0**-11
 

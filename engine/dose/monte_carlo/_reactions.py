@@ -119,7 +119,8 @@ def elastic(place, state, row, stream, physics):
     e = state[1]
     b = block_at(e, physics.elastic_block_energy[row], physics.n_elastic_blocks[row], stream)
     u, v = two_uniforms(stream)
-    versine = 1.0 / quantile(physics.elastic_inverse_versine[row, b], math.sqrt(u), ELASTIC_QUANTILES)
+    table = physics.elastic_inverse_versine[row, b]
+    versine = 1.0 / quantile(table, math.sqrt(u), ELASTIC_QUANTILES)
     cosine = 1.0 - versine
     # Two bodies: momentum and velocity of the center of mass, then back to the laboratory.
     target = physics.element_mass[row] * UNIT_MEV

@@ -7,7 +7,8 @@ material as often as the step does, moments come out right in any sequence of ma
 scattering is added at the hinge, event by event.
 
 Lengths are mm from the grid's lower corner, axes x, y, z. ``place`` is (x, y, z, ux, uy, uz),
-``state`` (residual range, proton-equivalent energy) in mm of water and MeV. Kinds are 0 proton, 1 deuteron, 2 alpha.
+``state`` (residual range, proton-equivalent energy) in mm of water and MeV. Kinds are 0 proton,
+1 deuteron, 2 alpha.
 """
 
 import math
@@ -25,6 +26,7 @@ QUANTA_PER_MEV = float(1 << 20)
 SQUARE_QUANTA = float(1 << 22)  # per MeV²
 MIDDLE_OF_STEP = 0.95  # of the energy
 NEVER = -1.0
+ONE = np.uint64(1)
 FAR = 1e30
 ALIVE, STOPPED, REACTED = 0, 1, 2
 
@@ -100,9 +102,10 @@ _INLINE = dict(_OPTIONS, inline="always")
 def energy_at(r, root_step_inverse, energy_of_root):
     """Proton-equivalent energy of a residual range."""
     root = math.sqrt(r) * root_step_inverse
-    i = int(root)
+    whole = int(root)
+    i = np.uint64(whole)
     low = energy_of_root[i]
-    return low + (root - i) * (energy_of_root[i + 1] - low)
+    return low + (root - whole) * (energy_of_root[i + ONE] - low)
 
 
 @njit(**_OPTIONS)
@@ -287,13 +290,14 @@ def transport(place, state, kind, scores, history, stream, normals, volume, phys
         ty, dy, dj = _to_face(y, uy, j, spacing[1])
         tz, dz, dk = _to_face(z, uz, k, spacing[0])
         goal = max(hinge, event, 0.0)
-        bin_ = int(MIDDLE_OF_STEP * e)  # F hardly changes within a step
+        bin_ = np.uint64(MIDDLE_OF_STEP * e)  # F hardly changes within a step
         voxel = k * stride_z + j * stride_y + i
         path, left = 0.0, False
         while True:
             d = min(tx, ty, tz)
-            ratio = media[volume.ints[voxel, MATERIAL], bin_, 0]
-            loss = rate * volume.floats[voxel, DENSITY] * ratio
+            here = np.uint64(voxel)  # unsigned: no check for indices that count from the end
+            ratio = media[np.uint64(volume.ints[here, MATERIAL]), bin_, 0]
+            loss = rate * volume.floats[here, DENSITY] * ratio
             r_next = r - loss * d
             arrived = r_next <= goal
             if arrived:
@@ -306,12 +310,12 @@ def transport(place, state, kind, scores, history, stream, normals, volume, phys
                     deposit = mass * (e - e_next)
                     if score.to_water:
                         deposit /= ratio
-                    add(volume, score, voxel, deposit, history)
+                    add(volume, score, here, deposit, history)
                     if score.with_let and kind == 0:
                         let = energy_at(r, inverse, physics.let_integral)
                         let -= energy_at(r_next, inverse, physics.let_integral)
-                        score.let[voxel, 0] += np.int64((e - e_next) * QUANTA_PER_MEV + 0.5)
-                        score.let[voxel, 1] += np.int64(let * QUANTA_PER_MEV + 0.5)
+                        score.let[here, 0] += np.int64((e - e_next) * QUANTA_PER_MEV + 0.5)
+                        score.let[here, 1] += np.int64(let * QUANTA_PER_MEV + 0.5)
                 r, e = r_next, e_next
             if arrived:
                 tx -= d
@@ -351,7 +355,7 @@ def transport(place, state, kind, scores, history, stream, normals, volume, phys
         if goal <= 0.0:
             return STOPPED, straggled
         m = volume.ints[voxel, MATERIAL]
-        bin_ = int(e)
+        bin_ = np.uint64(e)
         if event >= hinge:
             if uniform(stream) * majorant[bin_] < physics.reactions[m, bin_, -1]:
                 place[0], place[1], place[2] = x, y, z

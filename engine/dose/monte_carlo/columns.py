@@ -39,9 +39,9 @@ def influence_columns(
             return
         found[cut] = spots_block(
             cuts[cut], cuts[cut + 1], histories_per_spot, keys, cutoff, LEAST_DENSITY_G_CM3,
-            setup.spots, records.longs[block], records.ints[block], records.floats[block], setup.grid.shape,
-            setup.grid.spacing_mm, setup.lower_mm, setup.beams, setup.physics, setup.to_water,
-            setup.primaries_only, normals, gy_per_mev, rows,
+            setup.spots, records.longs[block], records.ints[block], records.floats[block],
+            setup.grid.shape, setup.grid.spacing_mm, setup.lower_mm, setup.beams, setup.physics,
+            setup.to_water, setup.primaries_only, normals, gy_per_mev, rows,
         )  # fmt: skip
 
     for first_cut in range(0, len(found), n_blocks):

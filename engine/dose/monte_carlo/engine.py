@@ -80,6 +80,7 @@ class MonteCarloEngine:
     proton_proton: bool = True
     calibration: Calibration = field(default_factory=SchneiderCalibration)
     progress: Callable[[Progress], None] | None = None
+    influence_is_estimate = True  # no field: a final dose deserves histories of its own
 
     def __post_init__(self):
         _check_settings(self)

@@ -103,8 +103,9 @@ class Setup:
         beams, of_devices = beams_of(plan, scenario, len(medium.materials))
         materials = (*medium.materials, *of_devices)
         return cls(
-            grid, medium.density_g_cm3.ravel(), medium.material.ravel(), grid.lower_mm, spot_rows(plan), beams,
-            physics_tables(materials, i_water_ev, processes), to_water, primaries_only,
+            grid, medium.density_g_cm3.ravel(), medium.material.ravel(), grid.lower_mm,
+            spot_rows(plan), beams, physics_tables(materials, i_water_ev, processes), to_water,
+            primaries_only,
         )  # fmt: skip
 
     @property

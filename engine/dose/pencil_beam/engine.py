@@ -172,7 +172,7 @@ def _check(plan: Plan, scenario: Scenario, quantities: Sequence[str]) -> None:
             f"image={scenario.image!r} is unknown; a patient has one image, {NOMINAL.image!r}."
         )
     if any(beam.aperture is not None for beam in plan.beams):
-        raise ValueError("aperture of a beam is nothing the pencil beam can treat; use Monte Carlo.")
+        raise ValueError("the pencil beam cannot treat an aperture; use dose=monte_carlo.")
     if plan.n_spots == 0:
         raise ValueError("the plan has no spots; place_spots puts them over the target.")
 
