@@ -3,7 +3,8 @@
 What ``ptenv.rendering`` composes into pictures.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,18 @@ _ORGAN_COLORS = {
 }  # fmt: skip
 OTHER_COLORS = ("#17a2b8", "#e07a5f", "#6d9f71", "#8367c7", "#c9a227", "#b56576")
 _HIDDEN_ROLES = ("external", "support")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What colors mean: clear below a tenth of ``full``; the scale ends at 1.2 of it.
+
+    ``marks`` are values of structures, drawn on the scale in their colors.
+    """
+
+    label: str
+    full: float
+    marks: Mapping[str, float] = field(default_factory=dict)
 
 
 class Scene:
@@ -90,23 +103,27 @@ def dose_label(rbe: float) -> str:
 
 def draw_cuts(
     scene: Scene, figure, panels, title: str, explained: Collection[str] = (),
-    rbe: float = PROTON_RBE,
+    rbe: float = PROTON_RBE, scale: Scale | None = None,
 ) -> None:  # fmt: skip
-    """The three cuts with their scale; ``explained`` names need no entry in the legend."""
+    """The three cuts with their scale, by default of a dose in Gy (RBE).
+
+    ``explained`` names need no entry in the legend.
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    wash = ScalarMappable(Normalize(0.0, WASH_TO * scene.prescription_gy), "turbo")
+    scale = scale or Scale(dose_label(rbe), scene.prescription_gy, scene.patient.prescription_gy)
+    wash = ScalarMappable(Normalize(0.0, WASH_TO * scale.full), "turbo")
     seen: set[str] = set()
     for axes, view in zip(panels, _VIEWS):
-        seen |= _draw_cut(scene, axes, view, wash)
+        seen |= _draw_cut(scene, axes, view, wash, scale)
     bar = figure.colorbar(wash, ax=list(panels), fraction=0.025, pad=0.015, aspect=28)
-    bar.set_label(dose_label(rbe), size=8)
+    bar.set_label(scale.label, size=8)
     bar.ax.tick_params(labelsize=7.5)
     bar.outline.set_visible(False)
-    for target, dose_gy in scene.patient.prescription_gy.items():
+    for target, value in scale.marks.items():
         for color, width in (("white", 3.2), (scene.colors.get(target, INK), 1.6)):
-            bar.ax.axhline(dose_gy, color=color, lw=width)
+            bar.ax.axhline(value, color=color, lw=width)
     _explain(scene, figure, [name for name in scene.masks if name in seen - set(explained)])
     if title:
         figure.suptitle(title, size=10.5, color=INK)
@@ -127,7 +144,7 @@ def _explain(scene: Scene, figure, names: Sequence[str]) -> None:
                   fontsize=7.5, frameon=False, handlelength=1.2, columnspacing=1.2)  # fmt: skip
 
 
-def _draw_cut(scene: Scene, axes: "Axes", view: str, wash) -> set[str]:
+def _draw_cut(scene: Scene, axes: "Axes", view: str, wash, scale: Scale) -> set[str]:
     """One cut with all its layers; returns the structures that it meets."""
     cut, (right, up), letters = _VIEWS[view]
     grid, dose_grid = scene.patient.grid, scene.dose_grid
@@ -139,7 +156,7 @@ def _draw_cut(scene: Scene, axes: "Axes", view: str, wash) -> set[str]:
     )  # fmt: skip
     dose_slab = _slice_of(dose_grid, scene.at_mm, cut)
     axes.imshow(
-        _wash_rgba(scene.dose_gy.take(dose_slab, cut), scene.prescription_gy, wash),
+        _wash_rgba(scene.dose_gy.take(dose_slab, cut), scale.full, wash),
         extent=_extent(dose_grid, right, up), origin="lower", interpolation="bilinear",
     )  # fmt: skip
     seen = _draw_contours(scene, axes, slab, view)
@@ -193,11 +210,11 @@ def _frame_cut(scene: Scene, axes: "Axes", view: str, cut, right, up, letters: s
                   ha=ha, va=va)  # fmt: skip
 
 
-def _wash_rgba(dose_gy: np.ndarray, prescription_gy: float, wash) -> np.ndarray:
-    """Colors (n, m, 4) of a cut of dose, clear below the first tenth of the prescription."""
-    dose = np.nan_to_num(dose_gy)
-    rgba = wash.to_rgba(dose)
-    ramp = (dose / prescription_gy - 0.5 * WASH_FROM) / WASH_FROM
+def _wash_rgba(values: np.ndarray, full: float, wash) -> np.ndarray:
+    """Colors (n, m, 4) of a cut of dose, clear below the first tenth of ``full``."""
+    values = np.nan_to_num(values)
+    rgba = wash.to_rgba(values)
+    ramp = (values / full - 0.5 * WASH_FROM) / WASH_FROM
     rgba[..., 3] = 0.5 * np.clip(ramp, 0.0, 1.0)
     return rgba
 

@@ -20,11 +20,15 @@ from ptenv._dose_wash import (
     OTHER_COLORS,
     PAPER,
     PROTON_RBE,
+    WASH_FROM,
+    Scale,
     Scene,
     dose_label,
     draw_cuts,
     structure_colors,
 )
+
+LETD_FULL_KEV_UM = 10.0  # protons: 1 to 3 in the plateau, 10 and more at the end of the range
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,6 +58,28 @@ def dose_wash(
     figure = _figure(width_px, 0.42)
     panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": scene.widths()})
     draw_cuts(scene, figure, panels, title, rbe=rbe)
+    return figure
+
+
+def let_wash(
+    patient: Patient,
+    letd_kev_um: np.ndarray,
+    dose_gy: np.ndarray,
+    grid: Grid | None = None,
+    *,
+    title: str = "",
+    width_px: int = 1200,
+) -> "Figure":
+    """Cuts as in ``dose_wash`` under a dose-averaged LET (nz, ny, nx) in keV/µm.
+
+    It is drawn where the dose (nz, ny, nx) in Gy (RBE) is a tenth of the prescription or more.
+    """
+    enough = np.asarray(dose_gy) >= WASH_FROM * max(patient.prescription_gy.values())
+    scene = Scene(patient, np.where(enough, letd_kev_um, 0.0), grid, None, None, None)
+    figure = _figure(width_px, 0.42)
+    panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": scene.widths()})
+    label = "dose-averaged LET in keV/µm of water"
+    draw_cuts(scene, figure, panels, title, scale=Scale(label, LETD_FULL_KEV_UM))
     return figure
 
 

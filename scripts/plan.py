@@ -1,7 +1,7 @@
 """Make a proton plan from a CT: spots, dose, optimization, scorecard, pictures.
 
 Writes into the folder ``output``: plan.json, dose.npz, dvh.csv, dvh.png, dose_wash.png,
-scorecard.txt and .json, convergence.csv, config.yaml, record.json.
+scorecard.txt and .json, convergence.csv, config.yaml, record.json, and letd.png if letd=true.
 """
 
 import sys
@@ -16,15 +16,16 @@ from engine.dose.influence import InfluenceMatrix
 from engine.evaluation.goals import RING
 from engine.evaluation.plan_evaluation import PlanEvaluation, StructureRows
 from engine.evaluation.scorecard import Goal, Scorecard, metrics_of
-from engine.geometry.plan import Beam, Plan
+from engine.geometry.plan import Aperture, Beam, Plan
 from engine.optimization.problem import PlanningProblem, initial_weights
 from engine.optimization.regions import Region, regions_on
 from engine.parallel import set_threads
+from engine.patient.ct import override_material
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient
 from engine.patient.structures import DoseStructures, on_grid, resample_fraction, ring
-from scripts import plan_files
-from scripts.record import output_folder, save_record, solver_progress, stage
+from scripts import final_dose, plan_files
+from scripts.record import dose_progress, output_folder, save_record, solver_progress, stage
 
 
 def run(cfg: DictConfig) -> float:
@@ -38,6 +39,8 @@ def run(cfg: DictConfig) -> float:
     machine = instantiate(cfg.machine)
     place = instantiate(cfg.geometry, _convert_="all")
     engine = instantiate(cfg.dose, _convert_="all")
+    chosen = instantiate(cfg.final_dose, _convert_="all")
+    final = final_dose.final_engine(engine, chosen, cfg.letd)
     pose = instantiate(cfg.optimization.problem)
     solver = instantiate(cfg.optimization.solver)
     solve = instantiate(cfg.optimization.deliverable)
@@ -48,9 +51,9 @@ def run(cfg: DictConfig) -> float:
     with stage("Spots") as notes:
         plan = place(patient, machine)
         notes += _about_plan(plan)
-    with stage("Influence matrix") as notes:
+    with stage("Influence matrix") as notes, dose_progress() as show:
         grid = dose_grid(patient, spacing_mm)
-        influence = engine.influence(patient, plan, grid)
+        influence = final_dose.watched(engine, show).influence(patient, plan, grid)
         notes += _about_influence(influence)
     with stage("Objectives") as notes:
         quantity = instantiate(cfg.quantity)(n_fractions=patient.n_fractions)
@@ -64,10 +67,20 @@ def run(cfg: DictConfig) -> float:
             solution = solve(problem, solver, start, layer_starts=layers, callback=show)
         plan = plan.with_weights(solution.weights)
         notes += _about_solution(solution, plan, problem)
+        # before the final dose, which may take long, fail or be stopped
+        files = plan_files.write_plan(patient, plan, quantity, solution, folder)
+        notes += [f"kept in {files[0]}"] if final else []
+    if final is None:
+        dose = final_dose.of_matrix(influence, plan.weights, quantity)
+    else:
+        with stage("Final dose") as notes:
+            targets = {name: structures.fraction[name] for name in patient.targets}
+            dose = final_dose.computed(
+                final, patient, plan, influence, quantity, targets, cfg.letd, notes
+            )
     with stage("Evaluation") as notes:
-        dose_gy = quantity.value(influence.dose(solution.weights))
         evaluation, goals = _evaluation(cfg, patient, structures, influence)
-        metrics = evaluation.evaluate(dose_gy)
+        metrics = evaluation.evaluate(dose.total_gy)
         table = Scorecard(goals).score(metrics, quantity.rbe)
         notes.append(f"{table.n_met} of {len(table.rows)} goals met")
         absent = [n for n in patient.organs if n not in evaluation.structures]
@@ -75,9 +88,9 @@ def run(cfg: DictConfig) -> float:
             notes.append(f"not judged, outside the body on the dose grid: {', '.join(absent)}")
     with stage("Files and pictures") as notes:
         made = plan_files.Made(
-            patient, plan, influence, quantity, solution, dose_gy, evaluation, metrics, table
+            patient, plan, influence, quantity, solution, dose, evaluation, metrics, table
         )
-        notes.append(", ".join(plan_files.write(made, folder)))
+        notes.append(", ".join(files + plan_files.write(made, folder)))
 
     print(f"\n{patient.name}: {table}\n\nWritten to {folder}/")
     return table.total
@@ -86,21 +99,51 @@ def run(cfg: DictConfig) -> float:
 def fields(
     gantry_deg: Sequence[float] | float,
     couch_deg: Sequence[float] | float = 0.0,
-    air_gap_mm: float = 50.0,
+    air_gap_mm: Sequence[float] | float = 50.0,
+    range_shifter: Sequence[str | None] | str | None = None,
+    aperture: Sequence[dict | None] | dict | None = None,
 ) -> tuple[Beam, ...]:
-    """One beam an angle; angles are IEC 61217 degrees, a single couch angle serves all fields."""
-    gantry = np.atleast_1d(gantry_deg).tolist()
-    couch = np.atleast_1d(couch_deg).tolist()
-    if len(couch) not in (1, len(gantry)):
-        raise ValueError(
-            f"couch_deg={couch_deg} has {len(couch)} angles for {len(gantry)} gantry angles; "
-            "give one for each field, or one for all."
-        )
-    couch = couch * len(gantry) if len(couch) == 1 else couch
+    """One beam an angle (IEC 61217); what follows is one value for all fields, or a list.
+
+    ``range_shifter`` None leaves the choice to the spot settings; ``aperture`` holds the arguments
+    of an ``Aperture``.
+    """
+    gantry = [float(angle) for angle in np.atleast_1d(gantry_deg)]
+    given = {
+        "couch_deg": couch_deg, "air_gap_mm": air_gap_mm, "range_shifter": range_shifter,
+        "aperture": aperture,
+    }  # fmt: skip
+    listed = [_one_each(name, value, len(gantry)) for name, value in given.items()]
     return tuple(
-        Beam(gantry_deg=float(g), couch_deg=float(c), air_gap_mm=air_gap_mm)
-        for g, c in zip(gantry, couch)
-    )
+        Beam(
+            gantry_deg=angle, couch_deg=float(couch), air_gap_mm=float(gap), range_shifter=shifter,
+            aperture=None if block is None else _aperture(block),
+        )
+        for angle, couch, gap, shifter, block in zip(gantry, *listed)
+    )  # fmt: skip
+
+
+def _one_each(name: str, value: object, n_fields: int) -> list:
+    """One value for every field, from one for all or a list."""
+    values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
+    if len(values) not in (1, n_fields):
+        raise ValueError(
+            f"{name}={value} has {len(values)} entries for {n_fields} gantry angles; give one for "
+            "each field, or one for all."
+        )
+    return values * n_fields if len(values) == 1 else values
+
+
+def _aperture(arguments: dict) -> Aperture:
+    """From a configuration, whose lists become tuples; refuses a material that is unknown."""
+    try:
+        opening = tuple(tuple(corner) for corner in arguments.get("opening_mm", ()))
+        block = Aperture(**{**arguments, "opening_mm": opening})
+        override_material(block.material)
+    except (TypeError, ValueError, AttributeError) as error:
+        keys = ", ".join(Aperture.__dataclass_fields__)
+        raise ValueError(f"aperture={arguments} does not fit ({keys}): {error}") from error
+    return block
 
 
 def dose_grid(patient: Patient, spacing_mm: float) -> Grid:

@@ -13,57 +13,66 @@ from engine.evaluation.scorecard import ScoreTable
 from engine.geometry.plan import Plan
 from engine.optimization.solution import Solution
 from engine.patient.patient import Patient
-from ptenv.rendering import dose_wash, dvh_figure, save
+from ptenv.rendering import dose_wash, dvh_figure, let_wash, save
+from scripts.final_dose import PlanDose
 
 DVH_STEP_GY = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A finished plan with all that was computed on the way; ``dose_gy`` (n_rows,) Gy (RBE)."""
+    """A finished plan with all that was computed on the way."""
 
     patient: Patient
     plan: Plan
     influence: InfluenceMatrix
     quantity: RbeDose
     solution: Solution
-    dose_gy: np.ndarray
+    dose: PlanDose
     evaluation: PlanEvaluation
     metrics: dict[str, dict[str, float]]
     table: ScoreTable
 
 
+def write_plan(
+    patient: Patient, plan: Plan, quantity: RbeDose, solution: Solution, folder: Path
+) -> list[str]:
+    """Write what the optimization made, which needs no final dose; returns the files' names."""
+    _plan(patient, plan, quantity, folder / "plan.json")
+    _convergence(solution, folder / "convergence.csv")
+    return ["plan.json", "convergence.csv"]
+
+
 def write(made: Made, folder: Path) -> list[str]:
-    """Write every file, numbers before pictures; returns their names."""
+    """Write what rests on the final dose, numbers before pictures; returns the files' names."""
     writers = {
-        "plan.json": _plan,
         "dose.npz": _dose,
         "dvh.csv": _dvh_table,
         "scorecard.txt": _scorecard_text,
         "scorecard.json": _scorecard,
-        "convergence.csv": _convergence,
         "dose_wash.png": _dose_wash,
         "dvh.png": _dvh_picture,
     }
+    if made.dose.letd_kev_um is not None:
+        writers["letd.png"] = _let_wash
     for name, writer in writers.items():
         writer(made, folder / name)
     return list(writers)
 
 
-def _plan(made: Made, path: Path) -> None:
+def _plan(patient: Patient, plan: Plan, quantity: RbeDose, path: Path) -> None:
     """Beams → layers → spots with weights; spots of weight 0 are left out."""
-    plan = made.plan
     beams = []
     for index, beam in enumerate(plan.beams):
         spots = np.arange(plan.n_spots)[plan.beam_slice(index)]
         spots = spots[plan.weights[spots] > 0]
         beams.append({**asdict(beam), "layers": _layers(plan, spots)})
     content = {
-        "patient": made.patient.source or made.patient.name,
+        "patient": patient.source or patient.name,
         "machine": plan.machine.name,
-        "n_fractions": made.patient.n_fractions,
-        "prescription_gy_rbe": dict(made.patient.prescription_gy),
-        "rbe": made.quantity.rbe,
+        "n_fractions": patient.n_fractions,
+        "prescription_gy_rbe": dict(patient.prescription_gy),
+        "rbe": quantity.rbe,
         "weights": "protons per fraction",
         "spots": "u_mm, v_mm in the isocenter plane of the beam's eye view, weight",
         "beams": beams,
@@ -84,25 +93,26 @@ def _layers(plan: Plan, spots: np.ndarray) -> list[dict]:
 
 
 def _dose(made: Made, path: Path) -> None:
-    """Dose in Gy (RBE) of the course, in total and per beam, on the dose grid (z, y, x)."""
-    grid, weights = made.influence.grid, made.plan.weights
-    beams = [
-        made.influence.volume(made.quantity.value(made.influence.dose(weights, beam=b)))
-        for b in range(made.influence.n_beams)
-    ]
+    """Dose in Gy (RBE) of the course, in total and per beam, on the dose grid (z, y, x).
+
+    Where they are known, the standard error of the total, and LETd in keV/µm.
+    """
+    volume, dose = made.influence.volume, made.dose
+    known = {"dose_error_gy_rbe": dose.error_gy, "letd_kev_um": dose.letd_kev_um}
     np.savez_compressed(
         path,
-        dose_gy_rbe=made.influence.volume(made.dose_gy),
-        beam_dose_gy_rbe=np.stack(beams),
-        spacing_mm=grid.spacing_mm,
-        origin_mm=grid.origin_mm,
+        dose_gy_rbe=volume(dose.total_gy),
+        beam_dose_gy_rbe=np.stack([volume(gy) for gy in dose.beams_gy]),
+        spacing_mm=made.influence.grid.spacing_mm,
+        origin_mm=made.influence.grid.origin_mm,
+        **{name: volume(rows) for name, rows in known.items() if rows is not None},
     )
 
 
 def _dvh_table(made: Made, path: Path) -> None:
     """Percent of every structure's volume that gets a dose in Gy (RBE) or more."""
-    levels = np.arange(0.0, float(made.dose_gy.max()) + 2 * DVH_STEP_GY, DVH_STEP_GY)
-    histograms = made.evaluation.dvh(made.dose_gy)
+    levels = np.arange(0.0, float(made.dose.total_gy.max()) + 2 * DVH_STEP_GY, DVH_STEP_GY)
+    histograms = made.evaluation.dvh(made.dose.total_gy)
     columns = [levels] + [
         100.0 * np.array([h.volume_at_dose(level) for level in levels]) / h.total_cm3
         for h in histograms.values()
@@ -113,7 +123,7 @@ def _dvh_table(made: Made, path: Path) -> None:
 
 def _dvh_picture(made: Made, path: Path) -> None:
     """Histograms of targets, organs and ring; the body's would only press the others together."""
-    histograms = made.evaluation.dvh(made.dose_gy)
+    histograms = made.evaluation.dvh(made.dose.total_gy)
     histograms.pop(made.patient.external.name)
     wishes = made.patient.prescription_gy
     figure = dvh_figure(histograms, wishes, title=made.patient.name, rbe=made.quantity.rbe)
@@ -121,9 +131,14 @@ def _dvh_picture(made: Made, path: Path) -> None:
 
 
 def _dose_wash(made: Made, path: Path) -> None:
-    volume = made.influence.volume(made.dose_gy)
+    volume = made.influence.volume(made.dose.total_gy)
     drawn = dict(title=made.patient.name, rbe=made.quantity.rbe)
     save(dose_wash(made.patient, volume, made.influence.grid, **drawn), path)
+
+
+def _let_wash(made: Made, path: Path) -> None:
+    letd, dose = (made.influence.volume(v) for v in (made.dose.letd_kev_um, made.dose.total_gy))
+    save(let_wash(made.patient, letd, dose, made.influence.grid, title=made.patient.name), path)
 
 
 def _scorecard_text(made: Made, path: Path) -> None:
@@ -144,9 +159,11 @@ def _scorecard(made: Made, path: Path) -> None:
         "objective": made.solution.value,
         "solver_ended": made.solution.reason,
     }
+    if made.dose.record is not None:
+        content["final_dose"] = made.dose.record
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _convergence(made: Made, path: Path) -> None:
+def _convergence(solution: Solution, path: Path) -> None:
     header = "evaluations,objective,projected_gradient"
-    np.savetxt(path, made.solution.trace, "%.8g", ",", header=header, comments="")
+    np.savetxt(path, solution.trace, "%.8g", ",", header=header, comments="")

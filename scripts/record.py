@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+if TYPE_CHECKING:
+    from engine.dose.monte_carlo.simulation import Progress
+
+LINE_EVERY_S = 10.0  # of progress in a log
 PACKAGES = ("ptenv", "numpy", "scipy", "numba", "gymnasium", "stable-baselines3", "torch")
 
 
@@ -42,6 +47,51 @@ def solver_progress(total: int | None) -> Iterator[Callable[[int, float, np.ndar
             bar.update(iteration - bar.n)
 
         yield show
+
+
+@contextmanager
+def dose_progress() -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, a line now and then elsewhere; yields what a Monte Carlo engine calls,
+    with a second argument that names the part of the work.
+
+    For use inside a ``stage``, whose title and notes stay on lines of their own.
+    """
+    spoken, n_lines = time.perf_counter(), 0
+    with tqdm(unit="", unit_scale=True, leave=False, disable=None) as bar:
+
+        def show(progress: "Progress", part: str = "") -> None:
+            nonlocal spoken, n_lines
+            if progress.n_histories < bar.n:  # the next part
+                bar.reset()
+            bar.total = progress.expected
+            bar.set_description_str(part, refresh=False)
+            bar.set_postfix_str(f"histories{_so_far(progress)}", refresh=False)
+            bar.update(progress.n_histories - bar.n)
+            if not sys.stdout.isatty() and time.perf_counter() - spoken >= LINE_EVERY_S:
+                print(f"\n  {_line(part, progress)}", end="", flush=True)
+                spoken, n_lines = time.perf_counter(), n_lines + 1
+
+        try:
+            yield show
+        finally:
+            if n_lines:
+                print(f"\n{'':<20}", end=" ", flush=True)
+
+
+def _line(part: str, progress: "Progress") -> str:
+    done, expected = progress.n_histories, max(progress.expected, 1)
+    of = f"{amount(done)} of {amount(expected)} histories ({100 * done // expected} %)"
+    return f"{part}: {of}{_so_far(progress)}" if part else f"{of}{_so_far(progress)}"
+
+
+def _so_far(progress: "Progress") -> str:
+    percent = progress.uncertainty_percent
+    return "" if np.isnan(percent) else f", uncertainty so far {percent:.2g} %"
+
+
+def amount(n: int) -> str:
+    """A large number as a person says it: 52 000, 1.25 million."""
+    return f"{n / 1e6:.3g} million" if n >= 1e6 else f"{n:,}".replace(",", " ")
 
 
 def output_folder() -> Path:
