@@ -1,7 +1,8 @@
 """How a machine's kernels lie in a file: few nodes per energy, dense where the dose turns.
 
 A file holds arrays (n_energies, n_nodes) over depths of their own per energy; reading spreads
-them over the even depths of a ``ProtonMachine``.
+them over the even depths of a ``ProtonMachine``. It may also hold a second Gaussian, ``second_``
+and the names of ``SecondGaussian`` (n_energies,), and ``virtual_sources_mm`` (2,) of u and v.
 """
 
 import zipfile
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from engine.machine.proton import ProtonMachine, RangeShifter
+from engine.machine.proton import ProtonMachine, RangeShifter, SecondGaussian
 
 FORMAT = 1
 DEPTH_STEP_MM = 0.25
@@ -38,6 +39,13 @@ SCALARS = (
     "switch_down_s",
 )
 SHIFTERS = ("shifter_name", "shifter_wet_mm", "shifter_thickness_mm", "shifter_material")
+SECOND = (
+    "second_weight",
+    "second_variance_mm2",
+    "second_covariance_mm_rad",
+    "second_angle_variance_rad2",
+)
+SOURCES = "virtual_sources_mm"
 
 
 def read_machine(path: Path) -> ProtonMachine:
@@ -56,10 +64,25 @@ def read_machine(path: Path) -> ProtonMachine:
         range_shifters=tuple(
             RangeShifter(str(n), float(w), float(t), str(m)) for n, w, t, m in shifters
         ),
+        second_gaussian=_second(arrays),
+        virtual_sources_mm=_sources(arrays),
         **{name: arrays[name].astype(np.float64) for name in PER_ENERGY},
         **{name: float(arrays[name]) for name in SCALARS},
         **curves,
     )
+
+
+def _second(arrays: dict[str, np.ndarray]) -> SecondGaussian | None:
+    if SECOND[0] not in arrays:
+        return None
+    columns = [arrays[name].astype(np.float64) for name in SECOND]
+    for column in columns:
+        column.setflags(write=False)  # a machine is shared by everyone in the process
+    return SecondGaussian(*columns)
+
+
+def _sources(arrays: dict[str, np.ndarray]) -> tuple[float, float] | None:
+    return tuple(arrays[SOURCES].astype(np.float64).tolist()) if SOURCES in arrays else None
 
 
 def _spread(nodes: np.ndarray, values: np.ndarray, depth: np.ndarray) -> np.ndarray:
@@ -104,3 +127,38 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
             raise ValueError(f"{name} in {path} must increase; sort the energies.")
     if np.any(np.diff(arrays["node_depth_mm"], axis=1) <= 0):
         raise ValueError(f"node_depth_mm in {path} must increase along depth.")
+    if any(name in arrays for name in SECOND):
+        _check_second(path, arrays, n)
+    if SOURCES in arrays:
+        _check_sources(path, arrays)
+
+
+def _check_second(path: Path, arrays: dict[str, np.ndarray], n: int) -> None:
+    missing = [name for name in SECOND if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} lacks {missing}; a second Gaussian needs all of {SECOND}.")
+    for name in SECOND:
+        if arrays[name].shape != (n,) or not np.all(np.isfinite(arrays[name])):
+            raise ValueError(f"{name} in {path} must be finite and of shape ({n},).")
+    weight, variance, covariance, angle = (arrays[name] for name in SECOND)
+    if np.any((weight < 0.0) | (weight > 1.0)):
+        raise ValueError(f"second_weight in {path} must lie in 0 … 1; it is a share of protons.")
+    if np.any(variance <= 0.0):
+        raise ValueError(f"second_variance_mm2 in {path} must be positive.")
+    if np.any(covariance**2 > variance * angle * (1.0 + 1e-6)):
+        raise ValueError(
+            f"second_covariance_mm_rad in {path} is larger than the variances of position and "
+            "angle allow; its square is at most their product."
+        )
+
+
+def _check_sources(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    sources = arrays[SOURCES]
+    if sources.shape != (2,) or not np.all(np.isfinite(sources)) or np.any(sources <= 0.0):
+        raise ValueError(f"{SOURCES} in {path} must be two positive distances, of u and v.")
+    mean = float(arrays["virtual_source_mm"])
+    if abs(float(sources.mean()) - mean) > 0.5:
+        raise ValueError(
+            f"virtual_source_mm={mean:g} in {path} must be the mean of {SOURCES}="
+            f"{sources.tolist()}, which engines without two sources use."
+        )

@@ -5,6 +5,7 @@ not seen (Hong et al., Phys. Med. Biol. 41 (1996) 1305); behind air cavities and
 of a few percent and millimeters. Doses are averaged over the voxel's thickness and width.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,10 +15,12 @@ from engine.dose.influence import LANES, InfluenceMatrix
 from engine.dose.pencil_beam import _kernels as kernels
 from engine.dose.pencil_beam.layers import BeamLayers, beam_layers
 from engine.dose.voxels import body_voxels, checked_voxels
+from engine.errors import PhysicsWarning
 from engine.geometry.coordinates import BeamFrame, beam_frame
 from engine.geometry.plan import Plan
 from engine.geometry.rays import along_range_mm, project_voxels, trace_field
 from engine.geometry.scenarios import NOMINAL, Scenario
+from engine.machine.proton import ProtonMachine
 from engine.parallel import run_blocks
 from engine.patient.ct import Calibration, SchneiderCalibration, rsp_volume
 from engine.patient.grid import Grid
@@ -175,4 +178,24 @@ def _check(plan: Plan, scenario: Scenario, quantities: Sequence[str]) -> None:
         raise ValueError("the pencil beam cannot treat an aperture; use dose=monte_carlo.")
     if plan.n_spots == 0:
         raise ValueError("the plan has no spots; place_spots puts them over the target.")
+    _warn_of_simplified(plan.machine)
+
+
+def _warn_of_simplified(machine: ProtonMachine) -> None:
+    """Python shows a warning of the same text and place once a process."""
+    second, sources = machine.second_gaussian, machine.virtual_sources_mm
+    if second is not None and np.any(second.weight > 0.0):
+        warnings.warn(
+            f"second_gaussian of {machine.name} is left out by the pencil beam: low doses around "
+            "fields are too small; Monte Carlo has it.",
+            PhysicsWarning,
+            stacklevel=4,
+        )
+    if sources is not None and sources[0] != sources[1]:
+        warnings.warn(
+            f"virtual_sources_mm={sources} of {machine.name} are taken as one source at "
+            f"{machine.virtual_source_mm:g} mm by the pencil beam; Monte Carlo has two.",
+            PhysicsWarning,
+            stacklevel=4,
+        )
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.geometry.plan import Beam, Plan
+from engine.geometry.plan import Aperture, Beam, Plan
 from engine.geometry.scenarios import Scenario
 from engine.machine.library import load_machine
 
@@ -80,3 +80,23 @@ def test_scenarios_refuse_impossible_errors():
         Scenario(shift_mm=(0.0, np.nan, 0.0))
     with pytest.raises(ValueError, match="density_scale"):
         Scenario(density_scale=0.0)
+
+
+SQUARE = ((-20.0, -20.0), (20.0, -20.0), (20.0, 20.0), (-20.0, 20.0))
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(opening_mm=SQUARE[:2]), dict(opening_mm=(1.0, 2.0, 3.0)),
+    dict(opening_mm=((0, 0), (1, 1), (2, 2))), dict(opening_mm=(*SQUARE[:3], (np.nan, 0.0))),
+    dict(exit_mm=np.inf), dict(thickness_mm=0.0), dict(rim_mm=-1.0),
+])  # fmt: skip
+def test_an_aperture_that_cannot_be_built_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Aperture(**{"opening_mm": SQUARE, "exit_mm": -100.0, **wrong})
+
+
+def test_an_aperture_knows_its_area_and_what_lies_in_its_opening():
+    notched = Aperture(((0, 0), (40, 0), (40, 40), (20, 20), (0, 40)), -100.0)
+    assert notched.opening_cm2 == pytest.approx(12.0)
+    assert notched.contains(np.array([5.0, 20.0, 20.0, 50.0]), np.array([5.0, 10.0, 35.0, 5.0])
+                            ).tolist() == [True, True, False, False]  # fmt: skip

@@ -1,5 +1,6 @@
 """The pencil beam against its own formula in plain numpy, the machine's data, and itself."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 from engine import parallel
 from engine.dose.pencil_beam.engine import PencilBeamEngine
 from engine.dose.voxels import body_voxels
+from engine.errors import PhysicsWarning
 from engine.geometry.coordinates import beam_frame
-from engine.geometry.plan import Beam, Plan
+from engine.geometry.plan import Aperture, Beam, Plan
 from engine.geometry.scenarios import NOMINAL, Scenario
 from engine.geometry.single_spots import SingleSpot, plan_of
 from engine.geometry.spots import SpotSettings, place_spots
 from engine.machine.depth_kernels import layer_kernel
+from engine.machine.proton import SecondGaussian
 from engine.machine.single_spots import SpotKind
 from engine.patient.ct import rsp_volume
 from engine.patient.grid import Grid
@@ -420,3 +423,31 @@ def test_too_many_spots_in_a_beam_are_refused(tank, machine, one_beam):
     u, v = np.meshgrid(np.arange(300.0), np.arange(300.0))
     with pytest.raises(ValueError, match="90000 spots, more than 65527"):
         PencilBeamEngine().influence(tank, one_beam(50, u, v), tank.grid)
+
+
+def test_a_second_gaussian_is_left_out_with_a_warning(tank, tank_plan, machine):
+    nothing = np.zeros(len(machine.energy_mev))
+    second = SecondGaussian(nothing + 0.05, nothing + 400.0, nothing, nothing + 1e-5)
+    grid, engine = tank.grid.resampled(6.0), PencilBeamEngine()
+    plain = engine.dose(tank, tank_plan, grid)["dose"]
+    wide = replace(tank_plan, machine=replace(machine, second_gaussian=second))
+    with pytest.warns(PhysicsWarning, match="second_gaussian of generic_proton is left out"):
+        assert np.array_equal(engine.dose(tank, wide, grid)["dose"], plain)
+    without = replace(second, weight=nothing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.dose(tank, replace(wide, machine=replace(machine, second_gaussian=without)), grid)
+
+
+def test_two_virtual_sources_are_taken_as_one_with_a_warning(tank, tank_plan, machine):
+    mean = machine.virtual_source_mm
+    two = replace(machine, virtual_sources_mm=(mean + 100.0, mean - 100.0))
+    with pytest.warns(PhysicsWarning, match=f"one source at {mean:g} mm"):
+        PencilBeamEngine().dose(tank, replace(tank_plan, machine=two), tank.grid.resampled(6.0))
+
+
+def test_an_aperture_is_refused(tank, tank_plan):
+    block = Aperture(((-20.0, -20.0), (20.0, -20.0), (0.0, 20.0)), exit_mm=-100.0)
+    beams = (replace(tank_plan.beams[0], aperture=block), tank_plan.beams[1])
+    with pytest.raises(ValueError, match="cannot treat an aperture"):
+        PencilBeamEngine().dose(tank, replace(tank_plan, beams=beams), tank.grid.resampled(6.0))
