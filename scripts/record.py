@@ -57,7 +57,7 @@ def dose_progress() -> Iterator[Callable[..., None]]:
     For use inside a ``stage``, whose title and notes stay on lines of their own.
     """
     spoken, n_lines = time.perf_counter(), 0
-    with tqdm(unit="", unit_scale=True, leave=False, disable=None) as bar:
+    with tqdm(unit="", unit_scale=True, leave=False, delay=0.5, disable=None) as bar:
 
         def show(progress: "Progress", part: str = "") -> None:
             nonlocal spoken, n_lines

@@ -82,6 +82,15 @@ def test_dose_appears_on_its_side_of_every_cut(patient, where, axial, coronal, s
             assert bright(rgb, halves(box)[opposite[side]]) < 0.02
 
 
+def test_let_is_drawn_in_kev_per_um_where_there_is_dose(patient):
+    letd = np.where(patient.external.mask, 8.0, 0.0)
+    dose = np.where(X > 8, 60.0, 1.0)
+    figure = rendering.let_wash(patient, letd, dose, width_px=700)
+    assert "keV/µm" in figure.axes[-1].get_ylabel()
+    rgb, box = rendering.to_rgb(figure), panel_boxes(figure)[0]
+    assert bright(rgb, halves(box)["right"]) > bright(rgb, halves(box)["left"]) + 0.1
+
+
 def test_cuts_keep_millimeters_square(patient):
     figure = rendering.dose_wash(patient, np.zeros(GRID.shape), width_px=700)
     rendering.to_rgb(figure)
