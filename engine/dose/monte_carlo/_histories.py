@@ -240,9 +240,9 @@ def dose_block(
     ``first`` is a multiple of GROUP.
     """
     patient = Volume(longs[block], ints[block], floats[block], shape, spacing)
-    nothing = np.zeros(0, np.uint32)
+    nowhere = np.zeros(1, np.uint32)
     score = Score(
-        lets[block], nothing, np.zeros(1, np.int64), to_water, with_let, primaries_only
+        lets[block], nowhere, np.zeros(1, np.int64), to_water, with_let, primaries_only
     )
     stream, stack = np.zeros(1, np.uint64), np.zeros((STACK, 10))
     place, state, at = np.zeros(6), np.zeros(2), np.zeros(2, np.int64)
@@ -275,7 +275,7 @@ def spots_block(
     has a seed of its own, ``keys`` (n_spots,). Records must be empty, and are left so.
     """
     patient = Volume(longs, ints, floats, shape, spacing)
-    touched = np.empty(gy_per_mev.shape[0], np.uint32)
+    touched = np.empty(gy_per_mev.shape[0] + 1, np.uint32)
     n_touched, balance = np.zeros(1, np.int64), np.zeros(6, np.int64)
     score = Score(
         np.zeros((0, 2), np.int64), touched, n_touched, to_water, False, primaries_only

@@ -80,8 +80,8 @@ class Physics(NamedTuple):
 class Score(NamedTuple):
     """What is scored in the patient; LET sums are (n_voxels, 2) int64, or empty.
 
-    ``touched`` (n_voxels,) lists the voxels that got energy since their records were empty, as far
-    as it is long; ``n_touched`` is (1,).
+    ``touched`` lists the voxels that got energy since their records were empty; who does not want
+    to know gives one place, which is overwritten. ``n_touched`` is (1,).
     """
 
     let: np.ndarray
@@ -126,11 +126,11 @@ def add(volume, score, voxel, mev, history):
     if last == history:
         ints[voxel, PENDING] += quanta
         return
-    if last != NO_HISTORY:
-        book(volume, voxel)
-    elif score.n_touched[0] < score.touched.shape[0]:
-        score.touched[score.n_touched[0]] = voxel
-        score.n_touched[0] += 1
+    # Without a branch, which here would cost more than the rest of the step.
+    n = score.n_touched[0]
+    score.touched[min(n, score.touched.shape[0] - 1)] = voxel
+    score.n_touched[0] = n + np.int64(last == NO_HISTORY)
+    book(volume, voxel)
     ints[voxel, PENDING] = quanta
     ints[voxel, HISTORY] = history
 

@@ -65,7 +65,7 @@ class MonteCarloEngine:
     """
 
     n_histories: int | None = None
-    uncertainty_percent: float = 1.0
+    uncertainty_percent: float = 0.5
     max_histories: int = 1_000_000_000
     histories_per_spot: int = 10_000
     entry_cutoff: float = 1e-3
@@ -164,7 +164,7 @@ def _check_settings(engine: MonteCarloEngine) -> None:
     if not (np.isfinite(engine.uncertainty_percent) and 0.0 < engine.uncertainty_percent <= 100.0):
         raise ValueError(
             f"uncertainty_percent={engine.uncertainty_percent} must lie above 0 and within 100; "
-            "1 percent is usual for a final dose."
+            "0.5 to 1 percent is usual for a final dose."
         )
     if not 0.0 <= engine.entry_cutoff <= 0.1:
         raise ValueError(f"entry_cutoff={engine.entry_cutoff} must lie in 0 … 0.1.")
