@@ -12,9 +12,12 @@ import numpy as np
 from engine.dose.engine import DoseEngine
 from engine.dose.influence import InfluenceMatrix
 from engine.dose.quantities import Quantity
+from engine.evaluation.gamma import gamma_3d
 from engine.geometry.plan import Plan
 from engine.patient.patient import Patient
 from scripts.record import amount, dose_progress
+
+GAMMA_CRITERIA = ((1.0, 1.0), (2.0, 2.0), (3.0, 2.0))  # percent, mm
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,8 @@ def computed(
     gy = quantity.value(np.stack([beam["dose"] for beam in beams]))
     total, error, record = gy.sum(axis=0), None, {"engine": type(engine).__name__}
     record["scores"] = engine.scores
+    record["matrix"] = against_matrix(total, rows, plan.weights, quantity)
+    notes.append(f"the matrix's dose: gamma 2 %/2 mm {record['matrix']['gamma_2_2_10']:.1f} %")
     if hasattr(engine, "simulate"):
         error = quantity.value(np.sqrt(sum(beam["dose_error"] ** 2 for beam in beams)))
         record["beams"] = [beam["record"] for beam in beams]
@@ -86,6 +91,23 @@ def computed(
         record["target_uncertainty_percent"] = in_targets
         notes.append(", ".join(f"{u:.2g} % in {name}" for name, u in in_targets.items()))
     return PlanDose(total, gy, error, _mean_let(beams) if letd else None, record)
+
+
+def against_matrix(
+    total_gy: np.ndarray, rows: InfluenceMatrix, weights: np.ndarray, quantity: Quantity
+) -> dict[str, float]:
+    """How far the dose that was optimized lies from the final one (n_rows,) in Gy (RBE): gamma pass
+    rates in percent, global, above 10 %; mean difference above half the maximum, in percent of it.
+    """
+    optimized = quantity.value(rows.dose(weights))
+    volumes = rows.volume(total_gy), rows.volume(optimized)
+    rates = {
+        f"gamma_{percent:g}_{mm:g}_10": gamma_3d(*volumes, rows.grid, percent, mm).pass_rate_percent
+        for percent, mm in GAMMA_CRITERIA
+    }
+    high = total_gy >= 0.5 * total_gy.max()
+    apart = float((optimized - total_gy)[high].mean() / total_gy.max())
+    return rates | {"mean_difference_percent": 100.0 * apart}
 
 
 def _beam_dose(
