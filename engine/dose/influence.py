@@ -94,6 +94,7 @@ class InfluenceMatrix:
         if top is None:
             top = np.maximum.reduceat(np.append(gy, 0.0), starts[:-1]) if len(starts) > 1 else gy
             top = np.where(np.diff(starts) > 0, top, 0.0)
+        top = np.asarray(top, np.float32).astype(np.float64)
         scale = (np.where(top > 0, top, 1.0) / ROOT_MAX**2).astype(np.float32)
         start = np.zeros(len(voxels) * len(widths) + 1, np.uint64)
         last = np.empty(len(voxels), np.int64)

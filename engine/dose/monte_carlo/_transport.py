@@ -94,7 +94,8 @@ class Score(NamedTuple):
 
 _OPTIONS = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
 # Passing a bundle of arrays to a compiled function counts references to each, atomically: what is
-# called for every particle is therefore written out where it is called.
+# called for every particle is therefore written out where it is called. (numba's cache of a caller
+# does not see that such a function in another file has changed: delete __pycache__ after edits.)
 _INLINE = dict(_OPTIONS, inline="always")
 
 

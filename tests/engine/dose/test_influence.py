@@ -294,3 +294,34 @@ def test_disagreeing_terms_are_refused():
 def test_another_scale_scales_the_dose(matrix, weights):
     double = replace(matrix, scale=2.0 * matrix.scale)
     np.testing.assert_allclose(double @ weights, 2.0 * (matrix @ weights), rtol=1e-6)
+
+
+def columns_of(dense):
+    """Lists of entries per spot of an array (n_rows, n_spots): starts, rows, Gy per particle."""
+    spots, rows = np.nonzero(dense.T)
+    return np.searchsorted(spots, np.arange(dense.shape[1] + 1)), rows, dense.T[spots, rows]
+
+
+def test_columns_are_the_dense_array_to_a_thousandth():
+    rng = np.random.default_rng(5)
+    dense = rng.uniform(0.0, 1.0, (40, 23)) * (rng.uniform(size=(40, 23)) < 0.3)
+    dense[:, 7] = 0.0  # a spot that misses
+    grid, beams = Grid((4, 5, 2), (1.0, 1.0, 1.0)), [0, 9, 9, 23]  # the second beam is empty
+    built = InfluenceMatrix.from_columns(grid, np.arange(40), beams, *columns_of(dense))
+    np.testing.assert_allclose(built.to_dense(), dense, rtol=2e-3, atol=1e-8)
+    np.testing.assert_array_equal(built.row_nonzeros(), np.count_nonzero(dense, axis=1))
+
+
+def test_columns_of_some_rows_with_the_largest_of_all_are_rows_of_the_whole():
+    dense = np.random.default_rng(6).uniform(0.0, 1.0, (30, 10))
+    grid, top = Grid((30, 1, 1), (1.0, 1.0, 1.0)), dense.max(axis=0)
+    whole = InfluenceMatrix.from_columns(grid, np.arange(30), [0, 10], *columns_of(dense))
+    few = np.arange(0, 30, 4)
+    part = InfluenceMatrix.from_columns(grid, few, [0, 10], *columns_of(dense[few]), top)
+    np.testing.assert_array_equal(part.to_dense(), whole.rows(few).to_dense())
+
+
+def test_a_beam_of_more_spots_than_16_bits_hold_is_refused():
+    grid, n = Grid((1, 1, 1), (1.0, 1.0, 1.0)), module.MAX_PLACES_PER_BEAM + 1
+    with pytest.raises(ValueError, match="a beam has 65528 spots"):
+        InfluenceMatrix.from_columns(grid, [0], [0, n], np.zeros(n + 1), [], [])
