@@ -1,10 +1,11 @@
 """Build a proton machine's kernels in water from the physics: nothing is fitted.
 
 Primaries: protons of a Gaussian spread of ranges, each slowing down by its stopping power and
-thinned by non-elastic, p–p and large-angle nuclear elastic interactions. Secondary protons and
-deuterons carry their energy along depth by path × cos θ; alphas and recoils stay; neutrons and γ
-leave. The core's width is Fermi–Eyges with differential Molière scattering. The nuclear halo is a
-table of Monte Carlo results. Densities are 1 g/cm³, so MeV/cm is MeV cm²/g.
+thinned by non-elastic and p–p interactions and by elastic scattering off nuclei beyond 5°.
+Scattered primaries and secondary protons and deuterons, with ICRU 63's spectra, carry their energy
+along depth by path × cos θ; alphas and recoils stay; neutrons and γ leave. The core's width is
+Fermi–Eyges with differential Molière scattering. The nuclear halo is a table of Monte Carlo
+results. Densities are 1 g/cm³, so MeV/cm is MeV cm²/g.
 """
 
 from dataclasses import dataclass

@@ -105,9 +105,9 @@ def test_detour_shortens_the_depth_by_a_tenth_of_a_percent():
     ]
 
 
-@pytest.mark.parametrize("row", range(4))
+@pytest.mark.parametrize("row", range(5))
 def test_halo_reproduces_its_table_on_its_rows(row):
-    energy = (100.0, 150.0, 200.0, 230.0)[row]
+    energy = (70.0, 100.0, 150.0, 200.0, 230.0)[row]
     depth = HALO_DEPTH * HALO_RANGE_MM[row]
     weight, variance = halo(energy, depth)
     assert weight == pytest.approx(HALO_WEIGHT[row], rel=0.03)
@@ -123,15 +123,15 @@ def test_halo_is_at_least_twice_as_wide_as_the_core(energy):
 
 @pytest.mark.parametrize("energy", [100.0, 150.0, 200.0, 230.0])
 def test_halo_weight_and_the_share_of_secondaries_tell_the_same_story(energy):
-    # Two independent models: a double Gaussian's second weight (MCsquare) and the dose that
+    # Two models apart: a double Gaussian's second weight, fitted to Monte Carlo, and the dose that
     # secondaries leave. Near the axis secondaries belong to the core, so theirs is the larger, up
-    # to 2.5 times at a quarter of the range. They agree in trend, no more.
+    # to twice at a quarter of the range. They agree in trend, no more.
     range_mm = projected_range_mm(energy, WATER)
     depth = np.array([0.25, 0.5]) * range_mm
     peak = pristine_peak(energy, depth)
     share = peak.secondary_mev_cm2_g / peak.dose_mev_cm2_g
     weight, _ = halo(energy, depth)
-    assert np.all((share / weight > 0.8) & (share / weight < 2.7))
+    assert np.all((share / weight > 1.1) & (share / weight < 2.1))
 
 
 def test_phase_space_is_the_nozzle_datas(machine):
