@@ -51,7 +51,7 @@ GROUP_BITS = 14
 GROUP = 1 << GROUP_BITS
 PATIENT_VOLUME = 1 << 30  # number of the patient, after any device's
 ROULETTE = 1 << 46  # number of a stream that no history has
-LOWEST_MEV, HIGHEST_MEV = 1.0, 298.0
+LOWEST_MEV, HIGHEST_MEV = 1.0, 296.0  # of the energy spectrum
 WIDEST = 4.0  # standard deviations of the energy spectrum
 
 # Columns of the balance, int64 quanta of energy.
@@ -143,7 +143,7 @@ def history(
     where = onward(place, -1, beam, beams, lower)
     for axis in range(6):
         stack[0, axis] = place[axis]
-    stack[0, 6], stack[0, 7] = range_at(energy, physics.range_of_energy), 0.0
+    stack[0, 6], stack[0, 7] = range_at(energy, physics.range_of_root), 0.0
     stack[0, 8], stack[0, 9] = where, 0.0
     n = 1
     while n > 0:

@@ -29,10 +29,10 @@ ANGLE_QUANTILES = 16
 
 
 @njit(**_OPTIONS)
-def push(stack, n, place, mev, kind, volume, cosine, azimuth, range_of_energy):
+def push(stack, n, place, mev, kind, volume, cosine, azimuth, range_of_root):
     """Put a particle on the stack, turned from ``place``; (new length, energy left on the spot)."""
     e = mev / MASS[kind]
-    r = range_at(e, range_of_energy)
+    r = range_at(e, range_of_root)
     if r < LOCAL_MM * CHARGE2_OVER_MASS[kind] or n >= stack.shape[0]:
         return n, mev
     for axis in range(6):
@@ -106,7 +106,7 @@ def non_elastic(place, e, row, volume, stack, n, stream, physics):
             cosine = quantile(physics.cosine[row, b, kind, group], v, ANGLE_QUANTILES)
             azimuth = 2.0 * math.pi * uniform(stream)
             n, stays = push(
-                stack, n, place, mev, kind, volume, cosine, azimuth, physics.range_of_energy
+                stack, n, place, mev, kind, volume, cosine, azimuth, physics.range_of_root
             )
             local += stays
             charged += mev
@@ -138,7 +138,7 @@ def elastic(place, state, row, stream, physics):
     p_after = math.sqrt(left * (left + 2.0 * PROTON_MEV))
     turn_by(place, min(max(along / p_after, -1.0), 1.0), 2.0 * math.pi * v)
     state[1] = left
-    state[0] = range_at(left, physics.range_of_energy)
+    state[0] = range_at(left, physics.range_of_root)
     return recoil
 
 
@@ -155,11 +155,11 @@ def proton_proton(place, state, volume, stack, n, stream, physics):
     azimuth = 2.0 * math.pi * v
     n, stays = push(
         stack, n, place, slow, 0, volume, _pp_cosine(slow, e), azimuth + math.pi,
-        physics.range_of_energy,
+        physics.range_of_root,
     )  # fmt: skip
     turn_by(place, _pp_cosine(fast, e), azimuth)
     state[1] = fast
-    state[0] = range_at(fast, physics.range_of_energy)
+    state[0] = range_at(fast, physics.range_of_root)
     return n, stays
 
 

@@ -25,6 +25,7 @@ SMOOTH_BELOW_MM = 0.8  # of residual range, 8 MeV: the rest runs straight
 QUANTA_PER_MEV = float(1 << 20)
 SQUARE_QUANTA = float(1 << 22)  # per MeV²
 MIDDLE_OF_STEP = 0.95  # of the energy
+ROOTS_PER_ROOT_MEV = 120.0  # nodes of ``range_of_root`` per √MeV
 NEVER = -1.0
 ONE = np.uint64(1)
 FAR = 1e30
@@ -58,7 +59,7 @@ class Physics(NamedTuple):
     let_integral: np.ndarray
     inverse_root_step: float
     hard_limit2: float  # largest squared angle of a single Coulomb scattering
-    range_of_energy: np.ndarray
+    range_of_root: np.ndarray
     media: np.ndarray
     majorant: np.ndarray
     majorant_depth: np.ndarray
@@ -110,12 +111,12 @@ def energy_at(r, root_step_inverse, energy_of_root):
 
 
 @njit(**_OPTIONS)
-def range_at(e, range_of_energy):
-    """Residual range of a proton-equivalent energy; steps of 0.25 MeV."""
-    scaled = 4.0 * e
-    i = int(scaled)
-    low = range_of_energy[i]
-    return low + (scaled - i) * (range_of_energy[i + 1] - low)
+def range_at(e, range_of_root):
+    """Residual range of a proton-equivalent energy, from a table even in the energy's root."""
+    root = math.sqrt(e) * ROOTS_PER_ROOT_MEV
+    i = int(root)
+    low = range_of_root[i]
+    return low + (root - i) * (range_of_root[i + 1] - low)
 
 
 @njit(**_INLINE)
@@ -374,7 +375,7 @@ def transport(place, state, kind, scores, history, stream, normals, volume, phys
             shifted = max(e + math.sqrt(spread2) * normal, 0.01 * e)
             straggled += mass * (shifted - e)
             e = shifted
-            moved = range_at(e, physics.range_of_energy)
+            moved = range_at(e, physics.range_of_root)
             shift = moved - r
             r = moved
             step_end = max(step_end + shift, 0.0)

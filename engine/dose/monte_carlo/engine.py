@@ -154,22 +154,17 @@ class MonteCarloEngine:
 
 def _check_settings(engine: MonteCarloEngine) -> None:
     for name in ("n_histories", "max_histories", "histories_per_spot"):
-        value = getattr(engine, name)
-        if value is None and name == "n_histories":
-            continue
-        if isinstance(value, bool) or value != int(value) or not 1 <= value <= MAX_HISTORIES:
-            raise ValueError(
-                f"{name}={value} must be a whole number from 1 to {MAX_HISTORIES:.0e} protons."
-            )
-    if not (np.isfinite(engine.uncertainty_percent) and 0.0 < engine.uncertainty_percent <= 100.0):
+        if getattr(engine, name) is not None or name != "n_histories":
+            _take_whole(engine, name, 1, MAX_HISTORIES, "protons")
+    _take_whole(engine, "seed", 0, MAX_SEED, "")
+    percent = engine.uncertainty_percent
+    if not (isinstance(percent, (int, float)) and 0.0 < percent <= 100.0):
         raise ValueError(
-            f"uncertainty_percent={engine.uncertainty_percent} must lie above 0 and within 100; "
-            "0.5 to 1 percent is usual for a final dose."
+            f"uncertainty_percent={percent!r} must lie above 0 and within 100; 0.5 to 1 percent is "
+            "usual for a final dose."
         )
     if not 0.0 <= engine.entry_cutoff <= 0.1:
         raise ValueError(f"entry_cutoff={engine.entry_cutoff} must lie in 0 … 0.1.")
-    if isinstance(engine.seed, bool) or not 0 <= engine.seed <= MAX_SEED:
-        raise ValueError(f"seed={engine.seed} must be a whole number from 0 to 2⁶³ − 1.")
     low, high = LIMITS_I_WATER_EV
     if not low <= engine.i_water_ev <= high:
         raise ValueError(
@@ -183,6 +178,18 @@ def _check_settings(engine: MonteCarloEngine) -> None:
             raise ValueError(
                 f"{name}={getattr(engine, name)!r} is unknown; choose {known[0]!r} or {known[1]!r}."
             )
+
+
+def _take_whole(engine: MonteCarloEngine, name: str, least: int, most: int, unit: str) -> None:
+    """A field as an int, be it given as 1e6; anything that is no whole number is refused."""
+    value = getattr(engine, name)
+    numeric = isinstance(value, (int, float, np.integer)) and not isinstance(value, bool)
+    if not (numeric and least <= value <= most and value == int(value)):
+        raise ValueError(
+            f"{name}={value!r} must be a whole number from {least} to {most:.1e} {unit}".rstrip()
+            + "."
+        )
+    object.__setattr__(engine, name, int(value))
 
 
 def _check(plan: Plan, scenario: Scenario, quantities: Sequence[str], known: tuple) -> None:

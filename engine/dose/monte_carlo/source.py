@@ -14,6 +14,7 @@ from engine.machine.proton import ProtonMachine
 from engine.patient.ct import override_material
 from engine.physics.materials import Material
 
+MAX_ENERGY_MEV = 280.0  # what straggling adds must stay within the tables
 HALF_WIDTH_MM = 500.0  # of devices, wider than any field
 APERTURE_PITCH_MM = ((10.0, 0.2), (np.inf, 0.5))  # opening up to cm²: pixel (Janson 2024)
 
@@ -31,6 +32,12 @@ class Device:
 def spot_rows(plan: Plan) -> np.ndarray:
     """Energy and phase space of every spot, (n_spots, len(SPOT_COLUMNS)) float64."""
     machine, energy = plan.machine, plan.spot_energy
+    highest = float(machine.energy_mev[energy].max(initial=0.0))
+    if highest > MAX_ENERGY_MEV:
+        raise ValueError(
+            f"energy_mev={highest:.1f} of a spot lies above {MAX_ENERGY_MEV:g} MeV, where the data "
+            "of the Monte Carlo engine end; choose a lower energy."
+        )
     first = _linear(
         machine.nozzle_variance_mm2, machine.nozzle_covariance_mm_rad,
         machine.nozzle_angle_variance_rad2,
@@ -51,7 +58,7 @@ def spot_rows(plan: Plan) -> np.ndarray:
 
 def _linear(variance, covariance, angle_variance) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """σ of the offset, slope of the angle in it, σ of what is left of the angle."""
-    slope = covariance / variance
+    slope = np.divide(covariance, variance, out=np.zeros(len(variance)), where=variance > 0.0)
     return np.sqrt(variance), slope, np.sqrt(np.maximum(angle_variance - slope * covariance, 0.0))
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.dose.monte_carlo._transport import Physics
+from engine.dose.monte_carlo._transport import ROOTS_PER_ROOT_MEV, Physics
 from engine.physics.constants import (
     AVOGADRO_PER_MOL,
     BARN_CM2,
@@ -38,7 +38,6 @@ from engine.physics.straggling import energy_straggling_mev2_cm
 MAX_ENERGY_MEV = 300.0
 N_ENERGIES = 301  # bins of 1 MeV: index int(e)
 RANGE_NODES = 4096  # even in the square root of range, in which energy is nearly linear
-FINE_ENERGY_STEP_MEV = 0.25
 LOWEST_MEV = 1e-3  # of the LET integral
 TABLE_FROM_RAD = np.radians(4.7)  # 5° in the center of mass with oxygen
 NUCLEAR_SIZE_RAD = 0.15  # ħ / (momentum · radius of oxygen) at 120 MeV
@@ -77,7 +76,7 @@ def physics_tables(
     root_step, energy_of_root, let = _range_axis(medium)
     whole = np.arange(N_ENERGIES, dtype=float)
     whole_range = np.concatenate([[0.0], csda_range_mm(whole[1:], medium)])
-    fine = np.arange(0.0, MAX_ENERGY_MEV + 2.0, FINE_ENERGY_STEP_MEV)
+    roots = np.arange(int(np.sqrt(MAX_ENERGY_MEV) * ROOTS_PER_ROOT_MEV) + 3) / ROOTS_PER_ROOT_MEV
     ratio = stopping_ratio_table(materials, whole + 0.5, i_water_ev)
     reactions, slot_row = _reactions(materials, ratio, nuclear, processes)
     majorant = reactions[:, :, -1].max(axis=0).astype(np.float64)
@@ -86,7 +85,7 @@ def physics_tables(
         let_integral=let,
         inverse_root_step=1.0 / root_step,
         hard_limit2=(TABLE_FROM_RAD if processes.nuclear_elastic else NUCLEAR_SIZE_RAD) ** 2,
-        range_of_energy=np.concatenate([[0.0], csda_range_mm(fine[1:], medium)]),
+        range_of_root=_range_mm(roots**2, medium),
         media=_media(materials, ratio, whole + 0.5, processes),
         majorant=majorant,
         majorant_depth=np.concatenate([[0.0], np.cumsum(majorant[:-1] * np.diff(whole_range))]),
@@ -104,6 +103,12 @@ def physics_tables(
         elastic_block_energy=nuclear.elastic_block_energy_mev,
         elastic_inverse_versine=nuclear.elastic_inverse_versine,
     )
+
+
+def _range_mm(energy_mev: np.ndarray, medium: Material) -> np.ndarray:
+    """CSDA range, proportional to velocity below the tables' 1 keV."""
+    low = np.minimum(energy_mev / LOWEST_MEV, 1.0)
+    return csda_range_mm(np.maximum(energy_mev, LOWEST_MEV), medium) * np.sqrt(low)
 
 
 def _range_axis(medium: Material) -> tuple[float, np.ndarray, np.ndarray]:
