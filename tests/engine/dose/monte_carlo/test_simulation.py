@@ -50,14 +50,10 @@ def out_of(balance):
     return b.patient_mev + b.devices_mev + b.left_mev + b.neutral_mev
 
 
-# What reactions set free starts with the energy of its tabulated range: a few parts in a million.
-@pytest.mark.parametrize(
-    "physics, tolerance",
-    [("all", 1e-5), ("electromagnetic", 1e-6), ("straight", 1e-6), ("slowing down", 1e-6)],
-)
-def test_energy_in_is_energy_out(mixed, plan, physics, tolerance):
+@pytest.mark.parametrize("physics", ["all", "electromagnetic", "straight", "slowing down"])
+def test_energy_in_is_energy_out(mixed, plan, physics):
     b = mixed.simulate(plan, 20_000, physics).balance
-    assert out_of(b) == pytest.approx(into(b), rel=tolerance)
+    assert out_of(b) == pytest.approx(into(b), rel=1e-6)
     assert b.devices_mev == 0.0
     assert (b.neutral_mev > 0.0) == (physics == "all")
 
@@ -70,14 +66,14 @@ def test_energy_in_is_energy_out_with_devices(mixed, plan, proton_machine, spots
     through = spots(machine, [-5.0, 5.0], range_shifter="slab", shifter_exit_mm=-100.0,
                     aperture=hole)  # fmt: skip
     b = mixed.simulate(through, 20_000).balance
-    assert out_of(b) == pytest.approx(into(b), rel=1e-5)
+    assert out_of(b) == pytest.approx(into(b), rel=1e-6)
     assert b.devices_mev > 0.1 * b.started_mev
 
 
 def test_dose_to_medium_times_mass_is_the_energy_in_the_patient(mixed, plan):
     found = mixed.simulate(plan, 20_000, scores="dose to medium")
     total = mixed.energy_mev(found.quantities["dose"].astype(np.float64)).sum()
-    assert total == pytest.approx(found.balance.patient_mev * plan.weights.sum(), rel=1e-5)
+    assert total == pytest.approx(found.balance.patient_mev * plan.weights.sum(), rel=2e-6)
 
 
 def test_straggling_gives_and_takes_alike(mixed, plan):

@@ -175,3 +175,16 @@ def test_beams_of_a_plan_add_up(box, spots, proton_machine):
     parts = [engine.dose(tank.patient, both, tank.grid, beam=b)["dose"].sum() for b in (0, 1)]
     assert together == pytest.approx(sum(parts), rel=3e-3)
     assert parts[1] == pytest.approx(1.5 * parts[0], rel=3e-3)
+
+
+def test_energies_beyond_the_data_are_refused(screens, spots, proton_machine):
+    with pytest.raises(ValueError, match=r"energy_mev=290.0 of a spot lies above 280 MeV"):
+        screens.dose(spots(proton_machine(290.0), 0.0, 0.0), 20, "slowing down")
+
+
+def test_a_beam_without_any_width_is_a_line(screens, spots, proton_machine, moments):
+    machine = proton_machine(150.0, sigma_mm=0.0, angle_rad=0.0)
+    plan = spots(machine, 0.25, 0.25, isocenter_mm=(0.0, 5.0, 0.0))
+    dose = screens.dose(plan, 20, "slowing down")
+    *_, sigma_x, sigma_z = seen(screens, dose, 195.0, moments)
+    assert max(sigma_x, sigma_z) < 0.2
