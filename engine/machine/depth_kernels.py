@@ -25,6 +25,10 @@ from engine.physics.stopping_power import energy_at_range
 
 SCATTER_STEP_MM = 0.125
 SHIFTER_NODES = 201
+# Of the halo behind a range shifter and a gap, from our Monte Carlo: 120 and 150 MeV behind 75 mm
+# of water and 50 mm of air, dose beyond 25 mm of the axis at six depths.
+HALO_ANGLE_RAD = 0.42
+HALO_FADES_MM = 40.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +61,14 @@ def layer_kernel(
     energy_index: int,
     range_shifter: RangeShifter | None = None,
     shifter_exit_mm: float = 0.0,
+    air_gap_mm: float = 0.0,
 ) -> LayerKernel:
     """The kernel of one energy; ``shifter_exit_mm`` is where the shifter's exit face lies, along
-    the beam from the isocenter, downstream positive (so it is negative).
+    the beam from the isocenter, downstream positive (so it is negative), ``air_gap_mm`` how far
+    before the skin.
 
-    The variance in air holds downstream of the shifter.
+    The variance in air holds downstream of the shifter. What reactions in the shifter set free
+    spreads over the gap and is stopped in the first centimeters of the patient.
     """
     if not 0 <= energy_index < len(machine.energy_mev):
         raise ValueError(
@@ -72,7 +79,11 @@ def layer_kernel(
         raise ValueError(f"shifter_exit_mm={shifter_exit_mm} must be finite.")
     if range_shifter is None:
         return _bare(machine, energy_index)
-    return _shifted(machine, energy_index, range_shifter, float(shifter_exit_mm))
+    if not (np.isfinite(air_gap_mm) and air_gap_mm >= 0.0):
+        raise ValueError(f"air_gap_mm={air_gap_mm} must be 0 or more.")
+    return _shifted(
+        machine, energy_index, range_shifter, float(shifter_exit_mm), float(air_gap_mm)
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -86,7 +97,9 @@ def _bare(machine: ProtonMachine, i: int) -> LayerKernel:
 
 
 @lru_cache(maxsize=1024)
-def _shifted(machine: ProtonMachine, i: int, shifter: RangeShifter, exit_mm: float) -> LayerKernel:
+def _shifted(
+    machine: ProtonMachine, i: int, shifter: RangeShifter, exit_mm: float, gap_mm: float
+) -> LayerKernel:
     dose, core, weight, halo, letd = (
         _behind(row[i], shifter.wet_mm, machine.depth_step_mm) for row in _curves(machine)
     )
@@ -95,6 +108,8 @@ def _shifted(machine: ProtonMachine, i: int, shifter: RangeShifter, exit_mm: flo
     energy_mev = float(machine.energy_mev[i])
     scatter = _scatter_behind(energy_mev, shifter.wet_mm, n, machine.depth_step_mm)
     halo = scatter + np.maximum(halo[:n] - core[:n], 0.0)
+    depth = machine.depth_step_mm * np.arange(n)
+    halo = halo + (HALO_ANGLE_RAD * gap_mm) ** 2 * np.exp(-depth / HALO_FADES_MM)
     rows = [dose[:n], scatter, weight[:n], halo, letd[:n]]
     if left_mm <= 0.0:
         rows[0] = np.zeros(n)

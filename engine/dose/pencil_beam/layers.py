@@ -168,7 +168,9 @@ def _kernel(plan: Plan, beam: int, energy_index: int) -> LayerKernel:
             f"beam {beam} has range shifter {shifter.name!r} but no shifter_exit_mm; "
             "place_spots sets it, or give the exit face's position along the beam."
         )
-    return layer_kernel(plan.machine, energy_index, shifter, setup.shifter_exit_mm)
+    return layer_kernel(
+        plan.machine, energy_index, shifter, setup.shifter_exit_mm, setup.air_gap_mm
+    )
 
 
 def _tables(layer_kernels: list[LayerKernel], cutoff: float, voxel_variance: float, along_mm):

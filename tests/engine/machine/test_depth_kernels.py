@@ -107,6 +107,20 @@ def test_a_farther_shifter_makes_a_wider_spot_at_the_isocenter(machine):
     assert np.all(np.diff(widths) > 0)
 
 
+def test_the_halo_of_a_shifter_spreads_over_the_gap_and_fades_in_the_patient(machine):
+    shifter, index = machine.range_shifter("rs75"), 60
+    touching = layer_kernel(machine, index, shifter, EXIT_MM)
+    for gap in (0.0, 50.0, 100.0):
+        kernel = layer_kernel(machine, index, shifter, EXIT_MM, gap)
+        added = kernel.halo_variance_mm2 - touching.halo_variance_mm2
+        assert np.sqrt(added[0]) == pytest.approx(0.42 * gap, rel=1e-3)  # HALO_ANGLE_RAD
+        assert np.all(np.diff(added) <= 1e-3)
+        np.testing.assert_array_equal(kernel.scatter_variance_mm2, touching.scatter_variance_mm2)
+        np.testing.assert_array_equal(kernel.halo_weight, touching.halo_weight)
+    with pytest.raises(ValueError, match="air_gap_mm=-1.0 must be 0 or more"):
+        layer_kernel(machine, index, shifter, EXIT_MM, -1.0)
+
+
 def test_a_kernel_is_made_in_milliseconds(machine):
     shifter = RangeShifter("fresh", 40.0, 34.98)
     layer_kernel(machine, 50, shifter, EXIT_MM)  # compiles

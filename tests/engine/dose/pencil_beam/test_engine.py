@@ -62,8 +62,9 @@ def formula(engine, patient, plan, grid, voxels, cutoff=None):
         shifter = beam.range_shifter and plan.machine.range_shifter(beam.range_shifter)
         for spot in range(columns.start, columns.stop):
             k = layer_kernel(
-                plan.machine, int(plan.spot_energy[spot]), shifter, beam.shifter_exit_mm or 0.0
-            )
+                plan.machine, int(plan.spot_energy[spot]), shifter, beam.shifter_exit_mm or 0.0,
+                beam.air_gap_mm,
+            )  # fmt: skip
             depth = k.depth_step_mm * np.arange(len(k.depth_dose_mev_cm2_g))
             d = k.depth_dose_mev_cm2_g.astype(float)
             running = np.concatenate([[0.0], np.cumsum(0.5 * (d[1:] + d[:-1]))]) * k.depth_step_mm
