@@ -277,7 +277,20 @@ def test_an_analytic_final_dose_is_the_matrix_times_the_weights(case):
     anew = final_dose.computed(engine, patient, plan, rows, quantity, targets, False, [])
     np.testing.assert_allclose(anew.total_gy, matrix.total_gy, rtol=1e-3, atol=1e-4)
     assert anew.error_gy is None
+    matrix = anew.record.pop("matrix")
     assert anew.record == {"engine": "PencilBeamEngine", "scores": "dose to water"}
+    assert matrix["gamma_1_1_10"] == 100.0  # the same dose
+    assert matrix["mean_difference_percent"] == pytest.approx(0.0, abs=0.01)
+
+
+def test_a_matrix_that_is_two_percent_high_is_told_from_the_final_dose(case):
+    _, plan, rows, quantity, _ = case
+    low = quantity.value(rows.dose(plan.weights)) / np.float32(1.02)
+    told = final_dose.against_matrix(low, rows, plan.weights, quantity)
+    high = low >= 0.5 * low.max()
+    expected = 2.0 * float(low[high].mean() / low.max())
+    assert told["mean_difference_percent"] == pytest.approx(expected, rel=1e-3)
+    assert told["gamma_1_1_10"] <= told["gamma_2_2_10"] <= told["gamma_3_2_10"]
 
 
 def test_only_an_estimated_matrix_is_computed_anew_unasked():
