@@ -20,7 +20,10 @@ def checked_voxels(voxels: np.ndarray, grid: Grid) -> np.ndarray:
     """Flat indices as uint32; refuses what lies off the grid, and what does not ascend."""
     voxels = np.asarray(voxels)
     if voxels.ndim != 1 or (len(voxels) and (voxels.min() < 0 or voxels.max() >= grid.size)):
-        raise ValueError(f"voxels must be flat indices in 0 … {grid.size - 1}.")
+        raise ValueError(
+            f"voxels must be flat indices (n,) in 0 … {grid.size - 1}, as of np.flatnonzero(mask); "
+            f"these have shape {voxels.shape}."
+        )
     if np.any(np.diff(voxels.astype(np.int64)) <= 0):
-        raise ValueError("voxels must ascend without repeats.")
+        raise ValueError("voxels must ascend without repeats; np.unique(voxels) does.")
     return voxels.astype(np.uint32)

@@ -27,13 +27,12 @@ from engine.patient.ct import DEFAULT_CALIBRATION, Calibration
 from engine.patient.grid import Grid
 from engine.patient.known_medium import KnownMedium
 from engine.patient.patient import Patient, Structure
-from engine.physics.materials import Material
+from engine.physics.materials import LIMITS_I_WATER_EV, Material
 
 SCORED = ("dose to medium", "dose to water")
 KEYS = ("grid", "particle", "spots", "nuclear_interactions", "scored", "i_water_ev", "source")
 PHASE_SPACE = ("energy_mev", "energy_std_mev", "sigma_mm", "angle_std_rad", "correlation")
 UNIT_WITHIN = 1e-4  # of a direction's length
-LIMITS_I_WATER_EV = (60.0, 90.0)
 GEANT4_FROM_EV = 77.0
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from engine.physics.constants import ELECTRON_MASS_MEV, beta2
 
 I_WATER_EV = 75.0  # ICRU 49 and PSTAR; ICRU 90 recommends 78 eV, which lengthens ranges by 0.47 %
+LIMITS_I_WATER_EV = (60.0, 90.0)  # published values lie within 67 … 82 eV
 WATER_WITHIN = 0.002  # of the mass fraction of hydrogen: water with rounded fractions is water
 LEAST_RATIO_MEV = 1.0  # below it the bare Bethe logarithm, of lead first, nears zero
 

@@ -11,9 +11,11 @@ range shifters and block apertures.
 Not modelled: δ-electrons (their energy stays in the voxel); Vavilov's skewed straggling; neutrons,
 photons, ³H, ³He (they leave) and the flight of heavier recoils (they stay); correlations between
 the particles of one reaction, whose energy is conserved on average only; nuclear reactions of
-deuterons and alphas; nuclear scattering below 5°, scattering below 8 MeV; the air between nozzle
-and patient, which is vacuum. Cut-offs: particles stop at zero range; secondaries whose range is
-below 0.05 mm of water stay where they are made.
+deuterons and alphas; nuclear scattering below 5°; reactions below 3 MeV, multiple scattering and
+straggling below 8 MeV (per nucleon); the air between nozzle and patient, which is vacuum. Elements
+without a table follow the nearest in mass; where none is near, traces of up to 1 % do not react.
+Cut-offs: particles stop at zero range; secondaries whose range is below 0.05 mm of water stay where
+they are made.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ from typing import Literal
 
 import numpy as np
 
+from engine.dose.checks import check_asked
 from engine.dose.influence import InfluenceMatrix
 from engine.dose.monte_carlo.columns import influence_columns
 from engine.dose.monte_carlo.simulation import (
@@ -40,12 +43,12 @@ from engine.patient.ct import Calibration, SchneiderCalibration
 from engine.patient.grid import Grid
 from engine.patient.known_medium import KnownMedium
 from engine.patient.patient import Patient
-from engine.physics.materials import I_WATER_EV
+from engine.physics.materials import I_WATER_EV, LIMITS_I_WATER_EV
 
 Scored = Literal["dose to water", "dose to medium"]
 QUANTITIES = ("dose", "dose_error", "letd")
 MAX_SEED = 2**63 - 1
-LIMITS_I_WATER_EV = (60.0, 90.0)
+MAX_ENTRY_CUTOFF = 0.1  # more would leave a spot little but its axis
 
 
 @dataclass(frozen=True)
@@ -163,14 +166,10 @@ def _check_settings(engine: MonteCarloEngine) -> None:
             f"uncertainty_percent={percent!r} must lie above 0 and within 100; 0.5 to 1 percent is "
             "usual for a final dose."
         )
-    if not 0.0 <= engine.entry_cutoff <= 0.1:
-        raise ValueError(f"entry_cutoff={engine.entry_cutoff} must lie in 0 … 0.1.")
-    low, high = LIMITS_I_WATER_EV
-    if not low <= engine.i_water_ev <= high:
-        raise ValueError(
-            f"i_water_ev={engine.i_water_ev} must lie in {low:g} … {high:g} eV; 75 (ICRU 49) and "
-            "78 (ICRU 90) are usual."
-        )
+    _refuse_outside(engine, "entry_cutoff", (0.0, MAX_ENTRY_CUTOFF), "1e-3 is usual")
+    _refuse_outside(
+        engine, "i_water_ev", LIMITS_I_WATER_EV, "75 eV (ICRU 49) and 78 eV (ICRU 90) are usual"
+    )
     for name, known in (
         ("scores", ("dose to water", "dose to medium")), ("scored_particles", ("all", "primaries")),
     ):  # fmt: skip
@@ -178,6 +177,14 @@ def _check_settings(engine: MonteCarloEngine) -> None:
             raise ValueError(
                 f"{name}={getattr(engine, name)!r} is unknown; choose {known[0]!r} or {known[1]!r}."
             )
+
+
+def _refuse_outside(
+    engine: MonteCarloEngine, name: str, limits: tuple[float, float], usual: str
+) -> None:
+    value, (low, high) = getattr(engine, name), limits
+    if not (isinstance(value, (int, float)) and low <= value <= high):
+        raise ValueError(f"{name}={value!r} must lie in {low:g} … {high:g}; {usual}.")
 
 
 def _take_whole(engine: MonteCarloEngine, name: str, least: int, most: int, unit: str) -> None:
@@ -193,14 +200,6 @@ def _take_whole(engine: MonteCarloEngine, name: str, least: int, most: int, unit
 
 
 def _check(plan: Plan, scenario: Scenario, quantities: Sequence[str], known: tuple) -> None:
-    unknown = [q for q in quantities if q not in known]
-    if unknown:
-        raise ValueError(f"quantities={unknown} are unknown here; Monte Carlo scores {known}.")
-    if scenario.image != NOMINAL.image:
-        raise ValueError(
-            f"image={scenario.image!r} is unknown; a patient has one image, {NOMINAL.image!r}."
-        )
-    if plan.n_spots == 0:
-        raise ValueError("the plan has no spots; place_spots puts them over the target.")
+    check_asked(plan, scenario, quantities, known, "Monte Carlo")
     if np.any(plan.weights < 0.0) or not np.all(np.isfinite(plan.weights)):
         raise ValueError("weights of the plan must be finite and 0 or more.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from engine.dose.checks import check_asked
 from engine.dose.influence import LANES, InfluenceMatrix
 from engine.dose.pencil_beam import _kernels as kernels
 from engine.dose.pencil_beam.layers import BeamLayers, beam_layers
@@ -167,22 +168,18 @@ def _voxel_variance(grid: Grid, frame: BeamFrame) -> np.float32:
 
 
 def _check(plan: Plan, scenario: Scenario, quantities: Sequence[str]) -> None:
-    unknown = [q for q in quantities if q != "dose"]
-    if unknown:
-        raise ValueError(f"quantities={unknown} are unknown to the pencil beam; it scores 'dose'.")
-    if scenario.image != NOMINAL.image:
+    check_asked(plan, scenario, quantities, ("dose",), "the pencil beam")
+    blocked = [f"{beam.gantry_deg:g}°" for beam in plan.beams if beam.aperture is not None]
+    if blocked:
         raise ValueError(
-            f"image={scenario.image!r} is unknown; a patient has one image, {NOMINAL.image!r}."
+            f"aperture of the beam at gantry {', '.join(blocked)}: the pencil beam cannot treat an "
+            "aperture; use dose=monte_carlo, or leave it out."
         )
-    if any(beam.aperture is not None for beam in plan.beams):
-        raise ValueError("the pencil beam cannot treat an aperture; use dose=monte_carlo.")
-    if plan.n_spots == 0:
-        raise ValueError("the plan has no spots; place_spots puts them over the target.")
     _warn_of_simplified(plan.machine)
 
 
 def _warn_of_simplified(machine: ProtonMachine) -> None:
-    """Python shows a warning of the same text and place once a process."""
+    """Of what the beam model has and this engine leaves out (Python says so once a process)."""
     second, sources = machine.second_gaussian, machine.virtual_sources_mm
     if second is not None and np.any(second.weight > 0.0):
         warnings.warn(
@@ -198,4 +195,3 @@ def _warn_of_simplified(machine: ProtonMachine) -> None:
             PhysicsWarning,
             stacklevel=4,
         )
-
