@@ -11,6 +11,7 @@ FINE_STRUCTURE = 1.0 / 137.035999
 BETHE_K_MEV_CM2_MOL = 0.307075  # 4π N_A r_e² m_e c²
 BARN_CM2 = 1e-24
 
+GY_G_PER_MEV = 1.602176634e-10  # dose of one MeV in one gram
 # Dose [Gy] of a fluence of one particle per mm² times a mass stopping power of 1 MeV cm²/g.
 GY_MM2_PER_MEV_CM2_G = 1.602176634e-8
 

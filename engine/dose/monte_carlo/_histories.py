@@ -3,7 +3,10 @@ comes of it is followed to the end.
 
 Spots are rows of float64 columns (see SPOT_COLUMNS). Places are relative to the lower corner of
 the volume a particle is in: devices of its beam in the beam's eye view (u, v, t), then the patient
-in x, y, z. Gaps between volumes are vacuum.
+in x, y, z. Gaps between volumes are vacuum. Lengths are mm, energies MeV, angles rad.
+
+``stream``, ``stack``, ``place``, ``state``, ``at`` are working memory that the caller allocates
+once; see ``_random``, ``_reactions`` and ``_transport`` for what they hold.
 """
 
 import math
@@ -37,7 +40,7 @@ from engine.dose.monte_carlo._transport import (
     transport,
 )
 
-STACK = 256
+STACK = 256  # particles that wait at most; further ones are deposited where they are made
 SPOT_COLUMNS = (
     "beam", "energy_mev", "energy_std_mev", "u_mm", "v_mm",
     "sigma_mm", "slope_per_mm", "angle_rad",  # angle = slope · offset + a normal of angle_rad
@@ -47,7 +50,7 @@ SPOT_COLUMNS = (
     BEAM, ENERGY, ENERGY_STD, U, V, SIGMA, SLOPE, ANGLE, SECOND, SECOND_SIGMA, SECOND_SLOPE,
     SECOND_ANGLE,
 ) = range(len(SPOT_COLUMNS))  # fmt: skip
-GROUP_BITS = 14
+GROUP_BITS = 14  # of the number of histories between two reports, see ``dose_block``
 GROUP = 1 << GROUP_BITS
 PATIENT_VOLUME = 1 << 30  # number of the patient, after any device's
 ROULETTE = 1 << 46  # number of a stream that no history has
@@ -136,6 +139,7 @@ def history(
 ):  # fmt: skip
     """One primary proton of a spot with all its secondaries; ``number`` names its stream."""
     start_stream(stream, seed, np.uint64(number))
+    # Voxels tell histories apart by 31 bits: two with the same tag are 2³¹ histories apart.
     tag = np.int32(number & 0x7FFFFFFF)
     beam = int(spot[BEAM])
     energy = emit(spot, beams.start_t[beam], beams.source_mm[beam], place, stream)
@@ -241,9 +245,7 @@ def dose_block(
     """
     patient = Volume(longs[block], ints[block], floats[block], shape, spacing)
     nowhere = np.zeros(1, np.uint32)
-    score = Score(
-        lets[block], nowhere, np.zeros(1, np.int64), to_water, with_let, primaries_only
-    )
+    score = Score(lets[block], nowhere, np.zeros(1, np.int64), to_water, with_let, primaries_only)
     stream, stack = np.zeros(1, np.uint64), np.zeros((STACK, 10))
     place, state, at = np.zeros(6), np.zeros(2), np.zeros(2, np.int64)
     low, high = GROUP * block // n_blocks, GROUP * (block + 1) // n_blocks
@@ -277,9 +279,7 @@ def spots_block(
     patient = Volume(longs, ints, floats, shape, spacing)
     touched = np.empty(gy_per_mev.shape[0] + 1, np.uint32)
     n_touched, balance = np.zeros(1, np.int64), np.zeros(6, np.int64)
-    score = Score(
-        np.zeros((0, 2), np.int64), touched, n_touched, to_water, False, primaries_only
-    )
+    score = Score(np.zeros((0, 2), np.int64), touched, n_touched, to_water, False, primaries_only)
     stream, stack = np.zeros(1, np.uint64), np.zeros((STACK, 10))
     place, state, at = np.zeros(6), np.zeros(2), np.zeros(2, np.int64)
     starts, tops = np.zeros(last - first + 1, np.int64), np.zeros(last - first, np.float32)

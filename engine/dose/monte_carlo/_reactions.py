@@ -1,9 +1,9 @@
 """What comes out of a nuclear reaction of a proton: non-elastic, elastic off a nucleus or hydrogen.
 
-Secondaries go onto a stack (n, 10): x, y, z, ux, uy, uz, residual range, kind, volume,
-generation; those too
-short to leave their voxel are returned as energy to deposit on the spot. ``place`` and ``state``
-are those of ``_transport``.
+Secondaries go onto a stack (n, 10): x, y, z, ux, uy, uz, residual range, kind, volume, generation
+(0 for a primary). Those too slow to leave their place are returned as energy to deposit on the
+spot. ``place`` and ``state`` are those of ``_transport``, energies are MeV; ``e`` is that of a
+proton, or of an ion per proton mass.
 """
 
 import math
@@ -18,9 +18,8 @@ from engine.dose.monte_carlo._transport import (
     range_at,
     turn_by,
 )
+from engine.physics.constants import ATOMIC_MASS_UNIT_MEV, PROTON_MASS_MEV
 
-PROTON_MEV = 938.272088
-UNIT_MEV = 931.494102
 LOCAL_MM = 0.05  # of water: what goes no farther stays where it is made
 QUANTILES = 64  # of secondaries' energies
 ELASTIC_QUANTILES = 128  # at even roots of probability
@@ -123,19 +122,20 @@ def elastic(place, state, row, stream, physics):
     versine = 1.0 / quantile(table, math.sqrt(u), ELASTIC_QUANTILES)
     cosine = 1.0 - versine
     # Two bodies: momentum and velocity of the center of mass, then back to the laboratory.
-    target = physics.element_mass[row] * UNIT_MEV
-    p2 = e * (e + 2.0 * PROTON_MEV)
-    total = e + PROTON_MEV + target
-    s = PROTON_MEV * PROTON_MEV + target * target + 2.0 * target * (e + PROTON_MEV)
+    target = physics.element_mass[row] * ATOMIC_MASS_UNIT_MEV
+    p2 = e * (e + 2.0 * PROTON_MASS_MEV)
+    total = e + PROTON_MASS_MEV + target
+    s = PROTON_MASS_MEV * PROTON_MASS_MEV + target * target + 2.0 * target * (e + PROTON_MASS_MEV)
     p_center2 = p2 * target * target / s
     recoil = p_center2 * versine / target
     recoil = min(recoil, 0.999 * e)
     left = e - recoil
     beta, gamma = math.sqrt(p2) / total, total / math.sqrt(s)
     along = gamma * (
-        math.sqrt(p_center2) * cosine + beta * math.sqrt(p_center2 + PROTON_MEV * PROTON_MEV)
+        math.sqrt(p_center2) * cosine
+        + beta * math.sqrt(p_center2 + PROTON_MASS_MEV * PROTON_MASS_MEV)
     )
-    p_after = math.sqrt(left * (left + 2.0 * PROTON_MEV))
+    p_after = math.sqrt(left * (left + 2.0 * PROTON_MASS_MEV))
     turn_by(place, min(max(along / p_after, -1.0), 1.0), 2.0 * math.pi * v)
     state[1] = left
     state[0] = range_at(left, physics.range_of_root)
@@ -168,6 +168,5 @@ def _pp_cosine(after, before):
     """Angle of a proton that keeps ``after`` of ``before`` MeV in a collision with one at rest."""
     if after <= 0.0:
         return 0.0
-    c2 = after * (before + 2.0 * PROTON_MEV) / (before * (after + 2.0 * PROTON_MEV))
+    c2 = after * (before + 2.0 * PROTON_MASS_MEV) / (before * (after + 2.0 * PROTON_MASS_MEV))
     return math.sqrt(min(c2, 1.0))
-

@@ -18,17 +18,19 @@ import numpy as np
 from numba import njit
 
 from engine.dose.monte_carlo._random import three_normals, two_uniforms, uniform
+from engine.physics.constants import PROTON_MASS_MEV
 
 HINGE_SHARE = 0.17  # of the residual range: 10 % of the energy
 HARD_PER_STEP = 0.15  # mean number of hard scatterings of a step
 SMOOTH_BELOW_MM = 0.8  # of residual range, 8 MeV: the rest runs straight
 QUANTA_PER_MEV = float(1 << 20)
 SQUARE_QUANTA = float(1 << 22)  # per MeV²
-MIDDLE_OF_STEP = 0.95  # of the energy
+MIDDLE_OF_STEP = 0.95  # of the energy: where a long step takes its stopping ratio
 ROOTS_PER_ROOT_MEV = 120.0  # nodes of ``range_of_root`` per √MeV
-NEVER = -1.0
+NEVER = -1.0  # a residual range that no particle reaches
+TWO_PROTONS_MEV = 2.0 * PROTON_MASS_MEV
 ONE = np.uint64(1)
-FAR = 1e30
+FAR = 1e30  # mm
 ALIVE, STOPPED, REACTED = 0, 1, 2
 
 # A voxel's record is 32 bytes, so that a step reads one cache line: two int64, energy and squared
@@ -41,6 +43,7 @@ NO_HISTORY = -1
 
 MASS = np.array([1.0, 1.99901, 3.97260])  # in proton masses
 CHARGE2_OVER_MASS = np.array([1.0, 1.0 / 1.99901, 4.0 / 3.97260])
+
 
 class Volume(NamedTuple):
     """A grid to walk through; three views of its voxels' records."""
@@ -231,8 +234,8 @@ def scatter(place, e, path_mm, mass, coulomb_per_mm, logarithm, limit2, stream, 
     coulomb = coulomb_per_mm * path_mm
     if coulomb <= 0.0:
         return other
-    pv = e * (e + 1876.544176) / (e + 938.272088)
-    pc2 = e * (e + 1876.544176) * mass * mass
+    pv = e * (e + TWO_PROTONS_MEV) / (e + PROTON_MASS_MEV)
+    pc2 = e * (e + TWO_PROTONS_MEV) * mass * mass
     chi2 = coulomb / (pv * pv * mass)
     cut2 = min(chi2 / HARD_PER_STEP, limit2)
     soft2 = chi2 * (math.log(cut2 * pc2) + logarithm - 1.0)

@@ -22,13 +22,15 @@ def influence_columns(
     setup: Setup, plan: Plan, voxels: np.ndarray, histories_per_spot: int, cutoff: float,
     seed: int, progress: Callable[[Progress], None] | None,
 ) -> InfluenceMatrix:  # fmt: skip
-    """Gy per particle in ``voxels`` (n_rows,) of every spot, from as many histories for each."""
+    """Gy per particle in ``voxels`` (n_rows,) of every spot, from as many histories for each.
+
+    Entries below ``cutoff`` of a spot's largest are kept by chance, see ``spots_block``.
+    """
     rows = np.full(setup.grid.size, NOWHERE, np.int32)
     rows[voxels] = np.arange(len(voxels), dtype=np.int32)
     n_blocks, n_spots = threads(), plan.n_spots
     records = Records.of(setup.density_g_cm3, setup.material, n_blocks)
-    per_part = n_blocks * -(-n_spots // (PARTS * n_blocks))
-    cuts = [*range(0, n_spots, -(-per_part // n_blocks)), n_spots]
+    cuts = [*range(0, n_spots, -(-n_spots // (PARTS * n_blocks))), n_spots]
     found: list = [None] * (len(cuts) - 1)
     keys = spot_keys(plan, seed)
     normals, gy_per_mev = normal_quantiles(), setup.gy_per_mev
@@ -72,6 +74,7 @@ def spot_keys(plan: Plan, seed: int) -> np.ndarray:
 
 
 def _joined(setup: Setup, plan: Plan, voxels: np.ndarray, found: list) -> InfluenceMatrix:
+    """One matrix of what ``spots_block`` returned for every cut."""
     counts = np.concatenate([np.diff(starts) for starts, *_ in found])
     beam_starts = np.searchsorted(plan.spot_beam, np.arange(len(plan.beams) + 1))
     return InfluenceMatrix.from_columns(

@@ -20,14 +20,14 @@ from engine.patient.ct import Calibration
 from engine.patient.grid import Grid
 from engine.patient.medium import medium_of, on_grid
 from engine.patient.patient import Patient
+from engine.physics.constants import GY_G_PER_MEV
 
-GY_G_PER_MEV = 1.602176634e-10
-MAX_HISTORIES = 10**10  # 64-bit sums hold more
+MAX_HISTORIES = 10**10  # 64-bit sums of squares hold more while a voxel stops less than 15 MeV
 FIRST_HISTORIES = 4 * GROUP
 GROWTH = 4.0  # of the number of histories from one look at the uncertainty to the next
 HIGH_DOSE = 0.5  # of the maximum: voxels whose uncertainty counts
 LEAST_DENSITY_G_CM3 = 0.05  # thinner voxels, air, see too few collisions to judge by
-GOLDEN = 0.6180339887498949
+GOLDEN = 0.6180339887498949  # times the seed, modulo 1: sequences of spots start far apart
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Setup:
     grid: Grid
     density_g_cm3: np.ndarray  # (n_voxels,) float32
     material: np.ndarray  # (n_voxels,) uint8
-    lower_mm: np.ndarray  # of the grid, x, y, z
-    spots: np.ndarray
+    lower_mm: np.ndarray  # (3,) corner of the grid, x, y, z
+    spots: np.ndarray  # (n_spots, n_columns), see ``spot_rows``
     beams: Beams
     physics: Physics
     to_water: bool
@@ -138,7 +138,10 @@ def simulate(
     )
 
 
-def _advance(tally, wanted: int, stop: StopAt, seed: int, progress) -> None:
+def _advance(
+    tally: "_Tally", wanted: int, stop: StopAt, seed: int,
+    progress: Callable[[Progress], None] | None,
+) -> None:  # fmt: skip
     """Histories up to ``wanted``, in parts that a progress bar can follow."""
     while tally.n_histories < wanted:
         part = wanted - tally.n_histories
@@ -178,7 +181,7 @@ class _Tally:
     total_weight: float
     reaches: np.ndarray  # (n_spots,) summed shares of the weight
     records: Records  # (n_blocks, n_voxels)
-    lets: np.ndarray  # (n_blocks, n_voxels, 2) int64, or empty
+    lets: np.ndarray  # (n_blocks, n_voxels, 2) int64: energy, and energy times LET; or empty
     balances: np.ndarray  # (n_blocks, 6) int64
     n_histories: int = 0
 

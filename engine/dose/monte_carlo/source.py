@@ -16,7 +16,8 @@ from engine.physics.materials import Material
 
 MAX_ENERGY_MEV = 280.0  # what straggling adds must stay within the tables
 HALF_WIDTH_MM = 500.0  # of devices, wider than any field
-APERTURE_PITCH_MM = ((10.0, 0.2), (np.inf, 0.5))  # opening up to cm²: pixel (Janson 2024)
+# Openings of up to so many cm² are cut from cells of so many mm (Janson 2024).
+APERTURE_PITCH_MM = ((10.0, 0.2), (np.inf, 0.5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,8 @@ def spot_rows(plan: Plan) -> np.ndarray:
 
 
 def _linear(variance, covariance, angle_variance) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """σ of the offset, slope of the angle in it, σ of what is left of the angle."""
+    """σ of the offset (mm), slope of the angle in it (rad per mm), σ of what is left of the angle
+    (rad), (n_energies,) each."""
     slope = np.divide(covariance, variance, out=np.zeros(len(variance)), where=variance > 0.0)
     return np.sqrt(variance), slope, np.sqrt(np.maximum(angle_variance - slope * covariance, 0.0))
 

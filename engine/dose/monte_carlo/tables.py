@@ -43,7 +43,7 @@ TABLE_FROM_RAD = np.radians(4.7)  # 5° in the center of mass with oxygen
 NUCLEAR_SIZE_RAD = 0.15  # ħ / (momentum · radius of oxygen) at 120 MeV
 HC_MEV_FM = 197.3269804
 BOHR_RADIUS_FM = 52917.721
-NUCLEAR_FROM_MEV = 3  # below no reaction is tabulated
+NUCLEAR_FROM_MEV = 3  # with 0.15 mm to go in water; only some elements have tables below
 TRACE = 0.01  # mass fraction up to which an element without cross sections is left out
 COLUMNS = 5  # of ``media``: F, χ_c², screening, electrons, straggling
 
@@ -112,6 +112,7 @@ def _range_mm(energy_mev: np.ndarray, medium: Material) -> np.ndarray:
 
 
 def _range_axis(medium: Material) -> tuple[float, np.ndarray, np.ndarray]:
+    """Step of the root of range (√mm), and at its nodes energy (MeV) and ∫ LET dE (keV/µm MeV)."""
     top = float(np.sqrt(csda_range_mm(MAX_ENERGY_MEV, medium)))
     step = top / RANGE_NODES
     energy = energy_at_range((step * np.arange(RANGE_NODES + 2)) ** 2, medium)
@@ -142,7 +143,10 @@ def _media(materials, ratio: np.ndarray, energy: np.ndarray, processes: Processe
 
 
 def _moliere(material: Material, energy: np.ndarray):
-    """χ_c²(pv)² per g/cm², ln (pc χ_a)², and the electrons' addition to the logarithm."""
+    """χ_c²(pv)² per g/cm², ln (pc χ_a)² and the electrons' addition to the logarithm.
+
+    The latter two are (n_energies,). Molière's angles as in Bethe, Phys. Rev. 89 (1953) 1256.
+    """
     fractions, z, a = material.per_element()
     constant = 4.0 * np.pi * AVOGADRO_PER_MOL * (
         CLASSICAL_ELECTRON_RADIUS_CM * ELECTRON_MASS_MEV

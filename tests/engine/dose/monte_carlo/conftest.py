@@ -12,6 +12,7 @@ from engine.machine.proton import ProtonMachine, SecondGaussian
 from engine.patient.grid import Grid
 from engine.patient.known_medium import KnownMedium
 from engine.patient.patient import Patient, Structure
+from engine.physics.constants import GY_G_PER_MEV
 from engine.physics.materials import WATER
 
 EM = dict(non_elastic=False, nuclear_elastic=False, proton_proton=False)
@@ -60,7 +61,7 @@ class Box:
     def energy_mev(self, dose_gy: np.ndarray) -> np.ndarray:
         """What doses to medium mean in MeV per voxel."""
         mass_g = self.medium.density * self.grid.voxel_volume_cm3
-        return dose_gy * mass_g / 1.602176634e-10
+        return dose_gy * mass_g / GY_G_PER_MEV
 
     def stops_mm(self, n_protons: int, plan_of, physics: str, **settings) -> np.ndarray:
         """Depth (n_protons,) of the last voxel that each of some single protons reaches.

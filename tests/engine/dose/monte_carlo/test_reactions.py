@@ -10,13 +10,12 @@ from engine.dose.monte_carlo._random import start_stream
 from engine.dose.monte_carlo._reactions import LOCAL_MM, react
 from engine.dose.monte_carlo._transport import CHARGE2_OVER_MASS, MASS, energy_at
 from engine.dose.monte_carlo.tables import Processes, physics_tables
-from engine.physics.constants import PROTON_MASS_MEV
+from engine.physics.constants import ATOMIC_MASS_UNIT_MEV, PROTON_MASS_MEV
 from engine.physics.materials import WATER, Material
 from engine.physics.nuclear_tables import load_nuclear_tables
 from engine.physics.stopping_power import energy_at_range
 
 OFF = Processes(*[False] * 5)
-UNIT_MEV = 931.494102
 SLOW_MEV = 0.03  # by which a slow particle's range, in steps of 0.25 MeV, tells its energy wrong
 TABLES = load_nuclear_tables()
 
@@ -104,7 +103,7 @@ def test_elastic_scattering_is_that_of_two_bodies_by_the_tables_angles(symbol, e
     np.testing.assert_allclose(after + recoil, e, rtol=1e-12)
     # The recoil's momentum, from its energy, is what the proton lost.
     row = TABLES.symbols.index(symbol)
-    target = TABLES.mass_u[row] * UNIT_MEV
+    target = TABLES.mass_u[row] * ATOMIC_MASS_UNIT_MEV
     lost = momentum(np.full(n, e), np.array([[0.0, 0.0, 1.0]])) - momentum(after, events[:, 1:4])
     expected = np.sqrt(recoil * (recoil + 2.0 * target))
     np.testing.assert_allclose(np.linalg.norm(lost, axis=1), expected, rtol=2e-3, atol=0.05)
@@ -167,8 +166,8 @@ def energy_shares(row, block, kind, n=100_000):
     return np.interp(64.0 * (np.arange(n) + 0.5) / n, np.arange(65), quantiles)
 
 
-# ICRU 63 as summed up in engine.physics.nuclear: multiplicity and energy-weighted mean cosine of
-# the protons of p + O.
+# ICRU 63, as OXYGEN of tests/engine/physics/test_nuclear.py: multiplicity, share of the incident
+# energy and energy-weighted mean cosine of the protons of p + O.
 @pytest.mark.parametrize("e, multiplicity, share, cosine", [(50.0, 1.21, 0.38, 0.55),
                                                             (100.0, 1.69, 0.42, 0.65),
                                                             (150.0, 1.99, 0.46, 0.71),

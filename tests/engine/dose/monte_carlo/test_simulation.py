@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from engine import parallel
+from engine.dose.monte_carlo._histories import GROUP
 from engine.errors import PhysicsWarning
 from engine.geometry.plan import Aperture, Plan
 from engine.machine.proton import RangeShifter
 from engine.patient.tissues import MATERIALS
-
-GROUP = 1 << 14  # histories between two looks
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def test_energy_in_is_energy_out(mixed, plan, physics):
     assert (b.neutral_mev > 0.0) == (physics == "all")
 
 
-def test_energy_in_is_energy_out_with_devices(mixed, plan, proton_machine, spots):
+def test_energy_in_is_energy_out_with_devices(mixed, proton_machine, spots):
     machine = proton_machine(
         150.0, 0.5, 3.0, 0.004, range_shifters=(RangeShifter("slab", 46.0, 40.0),)
     )
