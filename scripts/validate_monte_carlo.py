@@ -24,11 +24,14 @@ from engine.physics.stopping_power import csda_range_mm, energy_at_range, mass_s
 from engine.physics.straggling import range_straggling_mm
 from scripts.validate_targets import (
     ICRU63,
+    LETD_SHARES,
     MC_CSDA_MM,
     MC_I_EV,
     MC_LETD_KEV_UM,
     MCSQUARE,
     MONTE_CARLO,
+    SECONDARY_SHARE,
+    SURVIVING,
     Check,
     distal_mm,
     proximal_mm,
@@ -52,10 +55,6 @@ REACTIONS = ("non_elastic", "nuclear_elastic", "proton_proton")
 # the σ of its core, for which Gottschalk's fdM has 1.70, 3.46, 5.67 (at the end of range).
 R80_MM = {100: 77.05, 150: 157.55, 200: 259.3}
 CORE_MM = {100: 1.70, 150: 3.40, 200: 5.60}
-# Primaries that reach 0.97 of the range. The first value, computed elsewhere, is not what its own
-# cross sections give (0.912).
-SURVIVING = {100: (0.925, 0.015), 150: (0.850, 0.005), 200: (0.772, 0.005)}
-SECONDARY_SHARE = {100: 0.067, 150: 0.111, 200: 0.162}  # of the dose at half range
 # fmt: on
 
 
@@ -65,6 +64,7 @@ def for_checks(engine: MonteCarloEngine) -> MonteCarloEngine:
 
 
 def monte_carlo(engine: MonteCarloEngine) -> Iterator[Check]:
+    """All checks; what is scored, and in which water, is the references', the rest the engine's."""
     engine = replace(for_checks(engine), scores="dose to medium", scored_particles="all")
     for energy, *_ in MONTE_CARLO[::2]:
         yield from electromagnetic(engine, energy)
@@ -94,6 +94,7 @@ class _Planes:
 
 
 def electromagnetic(engine: MonteCarloEngine, energy: int) -> Iterator[Check]:
+    """Depth dose and LETd without nuclear interactions."""
     planes = _planes(_without(engine, *REACTIONS), energy)
     yield from _against_mcsquare(planes, energy, False)
     if energy in MC_LETD_KEV_UM:
@@ -101,6 +102,7 @@ def electromagnetic(engine: MonteCarloEngine, energy: int) -> Iterator[Check]:
 
 
 def nuclear(engine: MonteCarloEngine, energy: int) -> Iterator[Check]:
+    """Depth dose, balance and secondaries with them."""
     planes = _planes(engine, energy)
     yield from _against_mcsquare(planes, energy, True)
     yield _balance(planes.found, f"{energy} MeV nuclear")
@@ -137,7 +139,7 @@ def _against_mcsquare(planes: _Planes, energy: int, nuclear: bool) -> Iterator[C
 def _letd(planes: _Planes, energy: int) -> Iterator[Check]:
     """Of primaries alone; at R80 itself MCsquare, which stops protons at 0.5 MeV, is no judge."""
     r80 = planes.r80_mm()
-    for share, value in zip((0.1, 0.5, 0.9, 0.97), MC_LETD_KEV_UM[energy]):
+    for share, value in zip(LETD_SHARES[:-1], MC_LETD_KEV_UM[energy]):
         ours = float(np.interp(share * r80, planes.depth_mm, planes.letd_kev_um))
         name = f"LETd at {share:g} of R80, {energy} MeV EM"
         yield Check("", name, "keV/µm", value, ours, 0.06, True, MCSQUARE)

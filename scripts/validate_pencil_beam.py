@@ -14,6 +14,7 @@ WIDTH = 0.03  # interpolation between voxels widens by 1 to 2 %
 
 
 def pencil_beam(engine: DoseEngine) -> Iterator[Check]:
+    """Integrals and widths of single spots against the kernels of generic_proton."""
     machine = load_machine("generic_proton")
     for index in map(machine.energy_index, ENERGIES_MEV):
         label = f"{machine.energy_mev[index]:.1f} MeV"
