@@ -77,6 +77,7 @@ def assert_same_dose(built, dose, expected, atol):
     if not noise:
         np.testing.assert_allclose(dose, expected, rtol=1e-4, atol=atol * expected.max())
         return
+    dose = np.where(expected > 0, dose, 0)  # the matrix holds neither vacuum nor the rarest entries
     high = expected >= 0.5 * expected.max()
     assert np.sqrt(np.mean((dose - expected)[high] ** 2)) < noise * expected.max()
     assert dose[high].mean() == pytest.approx(expected[high].mean(), rel=0.2 * noise)
@@ -90,7 +91,7 @@ def test_it_states_what_it_scores(treated):
 def test_its_arguments_are_those_of_the_interface(treated):
     built = treated[0]
     interface = importlib.import_module("engine.dose.engine").DoseEngine
-    for method in ("dose", "influence"):
+    for method in ("dose", "influence", "like"):
         mine = inspect.signature(getattr(built, method)).parameters
         for name, parameter in inspect.signature(getattr(interface, method)).parameters.items():
             if name != "self":
@@ -123,7 +124,7 @@ def test_dose_is_the_influence_times_the_weights(treated):
     assert dose.shape == grid.shape
     assert dose.dtype == np.float32
     expected = influence.volume(influence @ plan.weights)
-    assert_same_dose(built, np.where(expected > 0, dose, 0), expected, 1e-5)
+    assert_same_dose(built, dose, expected, 1e-5)
 
 
 def test_dose_of_one_beam_is_its_part_of_the_whole(treated):
@@ -131,7 +132,7 @@ def test_dose_of_one_beam_is_its_part_of_the_whole(treated):
     for beam in range(influence.n_beams):
         dose = built.dose(patient, plan, grid, beam=beam)["dose"]
         expected = influence.volume(influence.dose(plan.weights, beam=beam))
-        assert_same_dose(built, np.where(expected > 0, dose, 0), expected, 1e-5)
+        assert_same_dose(built, dose, expected, 1e-5)
     with pytest.raises(ValueError, match="do not exist"):
         built.dose(patient, plan, grid, beam=influence.n_beams)
 
