@@ -77,7 +77,8 @@ class InfluenceMatrix:
         cls, grid: Grid, voxels, beam_starts, starts, rows, gy, top=None
     ) -> "InfluenceMatrix":
         """From one list of entries per spot: spot j has ``rows`` and ``gy`` (Gy per particle) from
-        ``starts[j]`` to ``starts[j + 1]``; rows ascend and index ``voxels``.
+        ``starts[j]`` to ``starts[j + 1]``; rows ascend and index ``voxels`` (n_rows,). Beam b has
+        the spots from ``beam_starts[b]`` on, (n_beams + 1,).
 
         ``top`` (n_spots,) is what 16 bits are relative to, the largest entries by default; larger
         entries are cut to it.
@@ -103,9 +104,7 @@ class InfluenceMatrix:
         values = np.zeros(int(start[-1]) * LANES, np.uint16)
         kernels.fill_columns(beams, starts, rows, gy, scale, start, last, columns, values)
         place = np.concatenate([np.arange(n) for n in widths] or [[]]).astype(np.uint16)
-        return cls(
-            grid, np.asarray(voxels, np.uint32), beams, start, columns, values, scale, place
-        )
+        return cls(grid, np.asarray(voxels, np.uint32), beams, start, columns, values, scale, place)
 
     @classmethod
     def from_dense(cls, grid: Grid, voxels, dense, beam_starts=None) -> "InfluenceMatrix":

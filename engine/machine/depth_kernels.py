@@ -2,7 +2,8 @@
 
 A range shifter moves the depth axis by its water-equivalent thickness. The scatter in it belongs
 to the beam in air (Fermi–Eyges moments that drift over the gap), the scatter behind it to the
-patient, so that both can be added at any depth.
+patient, so that both can be added at any depth. The halo of reactions in the shifter widens over
+the gap by a fixed angle and fades in the patient.
 """
 
 from dataclasses import dataclass
@@ -80,10 +81,8 @@ def layer_kernel(
     if range_shifter is None:
         return _bare(machine, energy_index)
     if not (np.isfinite(air_gap_mm) and air_gap_mm >= 0.0):
-        raise ValueError(f"air_gap_mm={air_gap_mm} must be 0 or more.")
-    return _shifted(
-        machine, energy_index, range_shifter, float(shifter_exit_mm), float(air_gap_mm)
-    )
+        raise ValueError(f"air_gap_mm={air_gap_mm} must be 0 or more; it ends at the skin.")
+    return _shifted(machine, energy_index, range_shifter, float(shifter_exit_mm), float(air_gap_mm))
 
 
 @lru_cache(maxsize=1024)

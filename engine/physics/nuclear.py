@@ -1,7 +1,7 @@
 """Nuclear interactions of protons: how many are lost, and where their energy goes.
 
-Cross sections and secondaries are ICRU Report 63's, from ``engine.physics.nuclear_tables``, and
-hydrogen's. Neutrons and γ carry their share away.
+Cross sections and secondaries are ICRU Report 63's, from ``engine.physics.nuclear_tables``; for
+hydrogen, which it leaves out, proton–proton scattering. Neutrons and γ carry their share away.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,10 @@ Process = Literal["non-elastic", "proton-proton", "nuclear-elastic"]
 
 
 def non_elastic_mb(energy_mev: Numbers, symbol: str) -> np.ndarray:
-    """Non-elastic cross section per atom, mb; none for hydrogen, none 1 MeV below the threshold."""
+    """Non-elastic cross section per atom, mb; none for hydrogen.
+
+    Below the first energy of an element's table it falls to zero within the grid's step of 1 MeV.
+    """
     return _tabulated_mb(energy_mev, symbol, load_nuclear_tables().non_elastic_mb)
 
 
@@ -102,6 +105,7 @@ def _oxygen_shares() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _oxygen():
+    """The tables, oxygen's row in them and the number of its blocks."""
     tables = load_nuclear_tables()
     row = tables.symbols.index("O")
     return tables, row, int(tables.n_blocks[row])

@@ -25,9 +25,7 @@ ENGINE = MonteCarloEngine(n_histories=HISTORIES)
 
 
 def measure(benchmark, report, engine, patient, plan, grid):
-    found = benchmark.pedantic(
-        engine.simulate, (patient, plan, grid), rounds=5, warmup_rounds=1
-    )
+    found = benchmark.pedantic(engine.simulate, (patient, plan, grid), rounds=5, warmup_rounds=1)
     report(
         voxels=grid.size, spots=plan.n_spots, histories_per_s=found.n_histories
         / benchmark.stats.stats.min, uncertainty_percent=found.uncertainty_percent,

@@ -148,9 +148,7 @@ def test_fields_take_range_shifters_air_gaps_and_apertures_for_all_or_one_each()
     "{opening_mm:[[0,0],[10,0],[0,10]],exit_mm:far}",
     "{opening_mm:[[0,0],[10,0],[0,10]],exit_mm:-100,material:cheese}",
 ])  # fmt: skip
-def test_an_aperture_that_does_not_fit_is_refused_before_a_patient_is_read(
-    capsys, tmp_path, wrong
-):
+def test_an_aperture_that_does_not_fit_is_refused_before_a_patient_is_read(capsys, tmp_path, wrong):
     said = _refused(
         capsys, tmp_path, "patient=openkbp", f"patient.path={tmp_path}/pt_0.zip",
         f"geometry.beams.aperture={wrong}",

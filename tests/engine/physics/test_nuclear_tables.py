@@ -11,7 +11,6 @@ from engine.physics.nuclear_tables import DATA, PARTICLES, load_nuclear_tables
 from scripts.build_nuclear_data import FOLDERS, build, differential_elastic, read_blocks
 
 TABLES = load_nuclear_tables()
-BLOCKS = [(row, block) for row, n in enumerate(TABLES.n_blocks) for block in range(n)]
 
 
 def block_at(symbol: str, energy_mev: float) -> tuple[int, int]:
