@@ -2,6 +2,7 @@
 #   make test     sets up and runs the linters and the tests
 #   make train    sets up and runs the main job: train, evaluate, draw
 #   make bench    measures speed and memory (prints, gates nothing)
+#   make bounds   runs the Monte Carlo kernels with array bounds checked
 #   PYTHON=python3.12 make test     takes another interpreter
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test train bench lint clean
+.PHONY: test train bench bounds lint clean
 .DELETE_ON_ERROR:
 
 test: lint
@@ -38,6 +39,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "pip failed; trying once more …" >&2; sleep 5; \
 	done
 	@touch $@
+
+# Compiled loops read past no array's end: half a minute of compiling, no cache.
+bounds: $(INSTALLED)
+	PTENV_BOUNDSCHECK=1 $(BIN)/python -m pytest tests/engine/dose/monte_carlo/test_bounds.py -q
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .import_linter_cache .benchmarks

@@ -16,7 +16,7 @@ from engine.machine.library import DATA as MACHINES
 from engine.patient.patient import Patient
 from engine.patient.phantoms import head_and_neck
 
-FORMAT = 5  # of what a case holds; a change of numbers anywhere behind it counts it up
+FORMAT = 6  # of what a case holds; a change of numbers anywhere behind it counts it up
 MACHINE = "generic_proton"
 SPLITS = {
     "train": range(0, 10_000),
