@@ -5,7 +5,7 @@ scorecard.txt and .json, convergence.csv, config.yaml, record.json, and letd.png
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -136,12 +136,14 @@ def _one_each(name: str, value: object, n_fields: int) -> list:
 
 def _aperture(arguments: dict) -> Aperture:
     """From a configuration, whose lists become tuples; refuses a material that is unknown."""
+    keys = ", ".join(Aperture.__dataclass_fields__)
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"aperture={arguments!r} must be null, or hold {keys}.")
     try:
         opening = tuple(tuple(corner) for corner in arguments.get("opening_mm", ()))
         block = Aperture(**{**arguments, "opening_mm": opening})
         override_material(block.material)
-    except (TypeError, ValueError, AttributeError) as error:
-        keys = ", ".join(Aperture.__dataclass_fields__)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"aperture={arguments} does not fit ({keys}): {error}") from error
     return block
 

@@ -126,23 +126,33 @@ def _dvh_picture(made: Made, path: Path) -> None:
     histograms = made.evaluation.dvh(made.dose.total_gy)
     histograms.pop(made.patient.external.name)
     wishes = made.patient.prescription_gy
-    figure = dvh_figure(histograms, wishes, title=made.patient.name, rbe=made.quantity.rbe)
+    figure = dvh_figure(histograms, wishes, title=_title(made), rbe=made.quantity.rbe)
     save(figure, path)
 
 
 def _dose_wash(made: Made, path: Path) -> None:
     volume = made.influence.volume(made.dose.total_gy)
-    drawn = dict(title=made.patient.name, rbe=made.quantity.rbe)
+    drawn = dict(title=_title(made), rbe=made.quantity.rbe)
     save(dose_wash(made.patient, volume, made.influence.grid, **drawn), path)
 
 
 def _let_wash(made: Made, path: Path) -> None:
     letd, dose = (made.influence.volume(v) for v in (made.dose.letd_kev_um, made.dose.total_gy))
-    save(let_wash(made.patient, letd, dose, made.influence.grid, title=made.patient.name), path)
+    save(let_wash(made.patient, letd, dose, made.influence.grid, title=_title(made)), path)
+
+
+def _title(made: Made) -> str:
+    """The patient, and what computed a final dose, with its error in the worst of the targets."""
+    record = made.dose.record
+    if record is None:
+        return made.patient.name
+    errors = [e for e in record.get("target_uncertainty_percent", {}).values() if e is not None]
+    noise = f", error {max(errors):.1f} % in the targets" if errors else ""
+    return f"{made.patient.name}, dose by {record['engine']}{noise}"
 
 
 def _scorecard_text(made: Made, path: Path) -> None:
-    path.write_text(f"{made.patient.name}: {made.table}\n", encoding="utf-8")
+    path.write_text(f"{_title(made)}: {made.table}\n", encoding="utf-8")
 
 
 def _scorecard(made: Made, path: Path) -> None:

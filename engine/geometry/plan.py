@@ -33,8 +33,11 @@ class Aperture:
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
                 raise ValueError(f"{name}={value} of the aperture must be positive.")
-        if not np.isfinite(self.exit_mm):
-            raise ValueError(f"exit_mm={self.exit_mm} of the aperture must be finite.")
+        if not (np.isfinite(self.exit_mm) and self.exit_mm < 0.0):
+            raise ValueError(
+                f"exit_mm={self.exit_mm} of the aperture must be negative: a block stands upstream "
+                "of the isocenter, before the skin."
+            )
 
     @property
     def opening_cm2(self) -> float:

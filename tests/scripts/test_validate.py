@@ -16,7 +16,7 @@ from engine.patient.grid import Grid
 from engine.physics.materials import WATER
 from scripts import cli
 from scripts import validate as script
-from scripts.configuration import choices
+from scripts.configuration import choices, composed
 from scripts.validate_engines import engine_targets
 from scripts.validate_reference import compute
 from scripts.validate_targets import Check
@@ -164,7 +164,7 @@ def test_the_standard_error_of_the_reference_explains_its_noise(tmp_path):
     noisy = np.maximum(dose + sem * np.random.default_rng(2).normal(size=dose.shape), 0.0)
     np.savez(tmp_path / "tank.npz", **{**arrays, "dose": noisy.astype(np.float32), "sem": sem})
     _, rows = validate(tmp_path, f"reference={tmp_path}/tank.npz")
-    chi = rows["Dose", "rms difference in its standard errors"]["ours"]
+    chi = rows["Dose", "rms difference in the reference's errors"]["ours"]
     assert chi == pytest.approx(1.0, abs=0.1)
     own = rows["Dose", "reference's own error, mean above 50 %"]
     assert own["reference"] == pytest.approx(2.4, abs=0.4)
@@ -315,3 +315,12 @@ def test_the_folder_of_a_comparison_holds_our_dose_and_pictures(tmp_path):
         assert ours["dose"].shape == theirs["dose"].shape
         top = theirs["dose"].max()
         assert np.abs(ours["dose"] - theirs["dose"]).max() < 0.01 * top
+
+
+def test_comparisons_ask_more_of_monte_carlo_than_plans_do():
+    compared = composed("validate", ["dose@engine=monte_carlo"]).engine
+    planned = composed("plan", ["dose=monte_carlo", "dose@final_dose=monte_carlo"])
+    assert compared.uncertainty_percent == 0.5
+    assert planned.dose.uncertainty_percent == planned.final_dose.uncertainty_percent == 1.0
+    own = composed("validate", ["dose@engine=monte_carlo", "engine.uncertainty_percent=2"]).engine
+    assert own.uncertainty_percent == 2

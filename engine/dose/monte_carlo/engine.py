@@ -68,7 +68,7 @@ class MonteCarloEngine:
     """
 
     n_histories: int | None = None
-    uncertainty_percent: float = 0.5
+    uncertainty_percent: float = 1.0
     max_histories: int = 1_000_000_000
     histories_per_spot: int = 10_000
     entry_cutoff: float = 1e-3
