@@ -89,10 +89,15 @@ class MonteCarloEngine:
         _check_settings(self)
 
     def like(self, medium: KnownMedium, nuclear: bool, scored: Scored) -> "MonteCarloEngine":
-        """The same engine in a known medium, with its water's mean excitation energy."""
+        """The same engine in a known medium, with its water's mean excitation energy.
+
+        Without ``nuclear`` its three switches go off; with it, what was switched off stays off.
+        """
         return replace(
             self, calibration=medium, i_water_ev=medium.i_water_ev, scores=scored,
-            non_elastic=nuclear, nuclear_elastic=nuclear, proton_proton=nuclear,
+            non_elastic=self.non_elastic and nuclear,
+            nuclear_elastic=self.nuclear_elastic and nuclear,
+            proton_proton=self.proton_proton and nuclear,
         )  # fmt: skip
 
     def dose(
@@ -105,7 +110,12 @@ class MonteCarloEngine:
         beam: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Per quantity (nz, ny, nx) float32, of one fraction: "dose" in Gy, its standard error
-        "dose_error" in Gy, "letd" in keV/µm of water, of all protons scored."""
+        "dose_error" in Gy, "letd" in keV/µm of water, of all protons scored.
+
+        ValueError where plan, quantities or image do not fit, where a material has no cross
+        sections, devices overlap, or the uncertainty is out of reach. A plan whose protons do not
+        arrive gives zeros and a PhysicsWarning.
+        """
         return self.simulate(patient, plan, grid, scenario, quantities, beam).quantities
 
     def simulate(
@@ -133,7 +143,10 @@ class MonteCarloEngine:
         quantities: Sequence[str] = ("dose",),
         voxels: np.ndarray | None = None,
     ) -> InfluenceMatrix:
-        """Gy per particle of one fraction in ``voxels`` (flat indices of ``grid``, ascending)."""
+        """Gy per particle of one fraction in ``voxels`` (flat indices of ``grid``, ascending).
+
+        ValueError as ``dose``; spots that do not arrive are empty columns and a PhysicsWarning.
+        """
         _check(plan, scenario, quantities, ("dose",))
         voxels = body_voxels(patient, grid) if voxels is None else checked_voxels(voxels, grid)
         return influence_columns(
@@ -170,6 +183,12 @@ def _check_settings(engine: MonteCarloEngine) -> None:
     _refuse_outside(
         engine, "i_water_ev", LIMITS_I_WATER_EV, "75 eV (ICRU 49) and 78 eV (ICRU 90) are usual"
     )
+    own_ev = getattr(engine.calibration, "i_water_ev", engine.i_water_ev)
+    if own_ev != engine.i_water_ev:
+        raise ValueError(
+            f"calibration solves its densities for i_water_ev={own_ev:g}, the engine has "
+            f"i_water_ev={engine.i_water_ev:g}: ranges would be off; give both the same."
+        )
     for name, known in (
         ("scores", ("dose to water", "dose to medium")), ("scored_particles", ("all", "primaries")),
     ):  # fmt: skip

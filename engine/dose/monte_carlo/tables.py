@@ -118,7 +118,7 @@ def _range_axis(medium: Material) -> tuple[float, np.ndarray, np.ndarray]:
     energy = energy_at_range((step * np.arange(RANGE_NODES + 2)) ** 2, medium)
     log_energy = np.linspace(np.log(LOWEST_MEV), np.log(MAX_ENERGY_MEV + 5.0), 20_001)
     at = np.exp(log_energy)
-    let_kev_um = 0.1 * mass_stopping_power(at, water(medium.mean_excitation_ev))
+    let_kev_um = 0.1 * mass_stopping_power(at, medium)
     steps = 0.5 * np.diff(log_energy) * (at[1:] * let_kev_um[1:] + at[:-1] * let_kev_um[:-1])
     total = np.concatenate([[0.0], np.cumsum(steps)])
     integral = np.interp(np.log(np.maximum(energy, LOWEST_MEV)), log_energy, total)

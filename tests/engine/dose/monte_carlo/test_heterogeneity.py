@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
+from engine.dose.monte_carlo.engine import MonteCarloEngine
 from engine.dose.monte_carlo.tables import Processes, physics_tables
+from engine.geometry.single_spots import SingleSpot, plan_of
+from engine.machine.single_spots import SpotKind
+from engine.patient.ct import SchneiderCalibration
+from engine.patient.phantoms import half_slab_tank
 from engine.patient.tissues import MATERIALS
 from engine.physics.constants import PROTON_MASS_MEV
 from engine.physics.materials import AIR, WATER, stopping_ratio_table
@@ -137,3 +142,26 @@ def test_a_vacuum_gap_changes_nothing_but_the_width(box, spots, proton_machine, 
     np.testing.assert_allclose(joined, doses[0], atol=0.02 * doses[0].max())
     ranges = [distal(whole.depth_mm, d) for d in (doses[0], joined)]
     assert ranges[0] == pytest.approx(ranges[1], abs=0.1)
+
+
+@pytest.mark.parametrize("slab_hu", [1000.0, -1000.0])
+def test_a_slab_in_one_half_of_a_wide_beam_moves_that_half_of_the_range(slab_hu):
+    # Burlacu 2024: 10 mm of slab in the half x > 0 of a tank of water
+    patient = half_slab_tank(slab_hu, spacing_mm=1.0)  # coarser voxels would blur the peak
+    grid = patient.grid
+    wide = SpotKind(90.0, 0.5, 20.0, 0.0)
+    spot = SingleSpot(wide, (0.0, float(grid.lower_mm[1]), 0.0), (0.0, 1.0, 0.0), 1.0)
+    engine = MonteCarloEngine(n_histories=150_000)
+    dose = engine.dose(patient, plan_of([spot]), grid)["dose"].astype(float)
+    _, y, x = grid.axes_mm()
+    behind, beside = (
+        _distal_mm(y, dose[:, :, side].sum(axis=(0, 2)))
+        for side in ((x > 8.0) & (x < 25.0), (x < -8.0) & (x > -25.0))
+    )
+    water_equivalent = float(SchneiderCalibration(90.0).rsp(np.array([slab_hu]))[0])
+    assert beside - behind == pytest.approx(10.0 * (water_equivalent - 1.0), abs=0.3)
+
+
+def _distal_mm(y, dose):
+    top = int(np.argmax(dose))
+    return float(np.interp(-0.8, -dose[top:] / dose[top], y[top:]))

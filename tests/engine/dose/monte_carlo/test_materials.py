@@ -7,6 +7,7 @@ import pytest
 
 from engine.dose.monte_carlo.engine import MonteCarloEngine
 from engine.dose.monte_carlo.tables import Processes, physics_tables
+from engine.errors import PhysicsWarning
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import NOMINAL, Scenario
 from engine.machine.proton import RangeShifter
@@ -246,3 +247,25 @@ def test_an_unknown_shifter_is_refused(box, plan, spots):
     tank = box((40.0, 40.0, 40.0), 8.0)
     with pytest.raises(ValueError, match="range_shifter='b' is unknown"):
         tank.dose(spots(machine, range_shifter="b", shifter_exit_mm=-10.0), 10)
+
+
+def test_like_leaves_off_what_was_off(box):
+    tank = box((40.0, 40.0, 40.0), 8.0)
+    like = MonteCarloEngine(proton_proton=False).like(tank.medium, True, "dose to medium")
+    assert (like.non_elastic, like.nuclear_elastic, like.proton_proton) == (True, True, False)
+
+
+def test_a_calibration_for_another_water_is_refused():
+    curve = RspCurve(((-1000.0, 0.0), (0.0, 1.0), (3000.0, 2.6)), i_water_ev=78.0)
+    with pytest.raises(ValueError, match="i_water_ev=78, the engine has i_water_ev=75"):
+        MonteCarloEngine(calibration=curve)
+    assert MonteCarloEngine(calibration=curve, i_water_ev=78.0).calibration is curve
+
+
+def test_a_matrix_of_no_voxels_has_no_rows(box, plan):
+    tank = box((40.0, 40.0, 40.0), 8.0)
+    engine = tank.engine(histories_per_spot=5)
+    with pytest.warns(PhysicsWarning, match="give no dose"):
+        matrix = engine.influence(tank.patient, plan, tank.grid, voxels=np.array([], int))
+    assert (matrix.n_rows, matrix.n_spots) == (0, plan.n_spots)
+    assert matrix.dose(np.ones(plan.n_spots)).shape == (0,)
