@@ -12,23 +12,21 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from engine.dose.checks import check_asked
-from engine.dose.influence import LANES, InfluenceMatrix
-from engine.dose.pencil_beam import _kernels as kernels
-from engine.dose.pencil_beam.layers import BeamLayers, beam_layers
+from engine.dose.influence import InfluenceMatrix
+from engine.dose.pencil_beam.layers import beam_layers
+from engine.dose.pencil_beam.rows import BeamRows, assembled, thickness_mm, voxel_variance
 from engine.dose.voxels import body_voxels, checked_voxels
 from engine.errors import PhysicsWarning
-from engine.geometry.coordinates import BeamFrame, beam_frame
+from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Plan
 from engine.geometry.rays import along_range_mm, project_voxels, trace_field
 from engine.geometry.scenarios import NOMINAL, Scenario
 from engine.machine.proton import ProtonMachine
-from engine.parallel import run_blocks
 from engine.patient.ct import Calibration, SchneiderCalibration, rsp_volume
 from engine.patient.grid import Grid
 from engine.patient.known_medium import KnownMedium
 from engine.patient.patient import Patient
 
-N_BLOCKS = 64
 ROWS_PER_BATCH = 50_000  # of the direct dose calculation, which keeps no matrix
 
 
@@ -59,7 +57,7 @@ class PencilBeamEngine:
         _check(plan, scenario, quantities)
         voxels = body_voxels(patient, grid) if voxels is None else checked_voxels(voxels, grid)
         beams = self._trace_all(patient, plan, grid, scenario, voxels)
-        return _assemble(plan, grid, voxels, beams)
+        return assembled(plan, grid, voxels, beams)
 
     def dose(
         self,
@@ -79,7 +77,7 @@ class PencilBeamEngine:
         for first in range(0, len(voxels), ROWS_PER_BATCH):
             part = slice(first, first + ROWS_PER_BATCH)
             few = {b: seen.part(part) for b, seen in beams.items()}
-            volume[voxels[part]] = _assemble(plan, grid, voxels[part], few) @ plan.weights
+            volume[voxels[part]] = assembled(plan, grid, voxels[part], few) @ plan.weights
         return {"dose": volume.reshape(grid.shape)}
 
     def like(self, medium: KnownMedium, nuclear: bool, scored: str) -> "PencilBeamEngine":
@@ -87,7 +85,7 @@ class PencilBeamEngine:
         whether nuclear interactions count is the machine's affair, in whose kernels they are."""
         return replace(self, calibration=medium)
 
-    def _trace_all(self, patient, plan, grid, scenario, voxels) -> "dict[int, _BeamRows]":
+    def _trace_all(self, patient, plan, grid, scenario, voxels) -> "dict[int, BeamRows]":
         """Every beam that has spots."""
         rsp = rsp_volume(patient, self.calibration) * np.float32(scenario.density_scale)
         return {
@@ -95,76 +93,18 @@ class PencilBeamEngine:
             for beam in np.unique(plan.spot_beam)
         }
 
-    def _trace(self, patient, plan, grid, scenario, rsp, voxels, beam) -> "_BeamRows":
+    def _trace(self, patient, plan, grid, scenario, rsp, voxels, beam) -> "BeamRows":
         """Where every voxel lies in one beam's eye view, and behind how much water."""
         frame = beam_frame(plan.beams[beam], plan.machine.virtual_source_mm, scenario.shift_mm)
-        variance, along = _voxel_variance(grid, frame), along_range_mm(grid, frame)
+        variance, along = voxel_variance(grid, frame), along_range_mm(grid, frame)
         layers = beam_layers(plan, beam, self.lateral_cutoff, variance, along)
         reach = layers.largest_reach_mm
         u_range = (layers.box[:, 0].min() - reach, layers.box[:, 1].max() + reach)
         v_range = (layers.box[:, 2].min() - reach, layers.box[:, 3].max() + reach)
         wet = trace_field(rsp, patient.grid, frame, u_range, v_range, self.ray_pitch_mm)
         u, v, t = project_voxels(grid, voxels, frame)
-        half = 0.5 * _thickness(grid, frame)
-        return _BeamRows(layers, frame, u, v, t, wet.at(u, v, t, -half), wet.at(u, v, t, half))
-
-
-@dataclass(frozen=True, eq=False)
-class _BeamRows:
-    """One beam's tables, and (n_rows,) float32 positions and depths of the voxels in mm."""
-
-    layers: BeamLayers
-    frame: BeamFrame
-    u: np.ndarray
-    v: np.ndarray
-    t: np.ndarray
-    z_in: np.ndarray
-    z_out: np.ndarray
-
-    def part(self, rows: slice) -> "_BeamRows":
-        arrays = (a[rows] for a in (self.u, self.v, self.t, self.z_in, self.z_out))
-        return _BeamRows(self.layers, self.frame, *arrays)
-
-    def arguments(self, grid: Grid) -> tuple:
-        k = self.layers
-        return (
-            self.u, self.v, self.t, self.z_in, self.z_out, np.float32(self.frame.source_mm),
-            k.table, k.inverse_step, k.air, k.air_ref, _voxel_variance(grid, self.frame), k.z_end,
-            k.box, *k.raster.arguments(),
-        )  # fmt: skip
-
-
-def _assemble(plan: Plan, grid: Grid, voxels: np.ndarray, beams: dict[int, _BeamRows]):
-    n_rows, n_beams = len(voxels), len(plan.beams)
-    cuts = np.linspace(0, n_rows, N_BLOCKS + 1).astype(np.int64)
-    counts = np.zeros((n_rows, n_beams), np.uint32)
-    for b, beam in beams.items():
-        run_blocks(kernels.count_block, N_BLOCKS, cuts, b, *beam.arguments(grid), counts)
-    start = np.empty(n_rows * n_beams + 1, np.uint64)
-    n_chunks = int(kernels.chunk_starts(counts, start))
-    columns, values = np.empty(n_chunks, np.uint16), np.empty(n_chunks * LANES, np.uint16)
-    for b, beam in beams.items():
-        run_blocks(
-            kernels.fill_block, N_BLOCKS, cuts, b, *beam.arguments(grid), np.uint64(n_beams),
-            start, columns, values,
-        )  # fmt: skip
-    beam_starts = np.searchsorted(plan.spot_beam, np.arange(n_beams + 1)).astype(np.int64)
-    scale = np.concatenate([beam.layers.scale for beam in beams.values()])
-    place = np.concatenate([beam.layers.raster.place for beam in beams.values()])
-    return InfluenceMatrix(grid, voxels, beam_starts, start, columns, values, scale, place)
-
-
-def _thickness(grid: Grid, frame: BeamFrame) -> np.float32:
-    """Mean chord of a voxel along the beam: its volume over its shadow, mm."""
-    size = np.array(grid.spacing_mm[::-1])
-    return np.float32(1.0 / np.sum(np.abs(frame.direction) / size))
-
-
-def _voxel_variance(grid: Grid, frame: BeamFrame) -> np.float32:
-    """What averaging over a voxel adds to a spot's variance, mean of both lateral axes, mm²."""
-    size = np.array(grid.spacing_mm[::-1])
-    u2, v2 = ((axis**2 * size**2).sum() / 12.0 for axis in (frame.u_axis, frame.v_axis))
-    return np.float32(0.5 * (u2 + v2))
+        half = 0.5 * thickness_mm(grid, frame)
+        return BeamRows(layers, frame, u, v, t, wet.at(u, v, t, -half), wet.at(u, v, t, half))
 
 
 def _check(plan: Plan, scenario: Scenario, quantities: Sequence[str]) -> None:

@@ -1,0 +1,76 @@
+"""Where voxels lie in each beam's eye view, and the influence matrix that follows from it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.dose.influence import LANES, InfluenceMatrix
+from engine.dose.pencil_beam import _kernels as kernels
+from engine.dose.pencil_beam.layers import BeamLayers
+from engine.geometry.coordinates import BeamFrame
+from engine.geometry.plan import Plan
+from engine.parallel import run_blocks
+from engine.patient.grid import Grid
+
+N_BLOCKS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class BeamRows:
+    """One beam's tables, and (n_rows,) float32 positions and depths of the voxels in mm."""
+
+    layers: BeamLayers
+    frame: BeamFrame
+    u: np.ndarray
+    v: np.ndarray
+    t: np.ndarray
+    z_in: np.ndarray
+    z_out: np.ndarray
+
+    def part(self, rows: slice) -> "BeamRows":
+        arrays = (a[rows] for a in (self.u, self.v, self.t, self.z_in, self.z_out))
+        return BeamRows(self.layers, self.frame, *arrays)
+
+    def arguments(self, grid: Grid) -> tuple:
+        k = self.layers
+        return (
+            self.u, self.v, self.t, self.z_in, self.z_out, np.float32(self.frame.source_mm),
+            k.table, k.inverse_step, k.air, k.air_ref, voxel_variance(grid, self.frame), k.z_end,
+            k.box, *k.raster.arguments(),
+        )  # fmt: skip
+
+
+def assembled(
+    plan: Plan, grid: Grid, voxels: np.ndarray, beams: dict[int, BeamRows]
+) -> InfluenceMatrix:
+    """The matrix of all beams that have spots, on the rows ``voxels`` (n_rows,)."""
+    n_rows, n_beams = len(voxels), len(plan.beams)
+    cuts = np.linspace(0, n_rows, N_BLOCKS + 1).astype(np.int64)
+    counts = np.zeros((n_rows, n_beams), np.uint32)
+    for b, beam in beams.items():
+        run_blocks(kernels.count_block, N_BLOCKS, cuts, b, *beam.arguments(grid), counts)
+    start = np.empty(n_rows * n_beams + 1, np.uint64)
+    n_chunks = int(kernels.chunk_starts(counts, start))
+    columns, values = np.empty(n_chunks, np.uint16), np.empty(n_chunks * LANES, np.uint16)
+    for b, beam in beams.items():
+        run_blocks(
+            kernels.fill_block, N_BLOCKS, cuts, b, *beam.arguments(grid), np.uint64(n_beams),
+            start, columns, values,
+        )  # fmt: skip
+    beam_starts = np.searchsorted(plan.spot_beam, np.arange(n_beams + 1)).astype(np.int64)
+    scale = np.concatenate([beam.layers.scale for beam in beams.values()])
+    place = np.concatenate([beam.layers.raster.place for beam in beams.values()])
+    return InfluenceMatrix(grid, voxels, beam_starts, start, columns, values, scale, place)
+
+
+def thickness_mm(grid: Grid, frame: BeamFrame) -> np.float32:
+    """Mean chord of a voxel along the beam: its volume over its shadow, mm."""
+    size = np.array(grid.spacing_mm[::-1])
+    return np.float32(1.0 / np.sum(np.abs(frame.direction) / size))
+
+
+def voxel_variance(grid: Grid, frame: BeamFrame) -> np.float32:
+    """What averaging over a voxel adds to a spot's variance, mean of both lateral axes, mm²."""
+    size = np.array(grid.spacing_mm[::-1])
+    u2, v2 = ((axis**2 * size**2).sum() / 12.0 for axis in (frame.u_axis, frame.v_axis))
+    return np.float32(0.5 * (u2 + v2))
