@@ -47,15 +47,19 @@ def adjoint_block(
 @njit(**OPTIONS)
 def penalty_block(
     block, cuts, start, columns, values, base, weights,
-    term_start, level, term_weight, side, value, partial,
+    first_row, term_start, level, term_weight, side, value, partial,
 ):  # fmt: skip
-    """Value and gradient of the row penalties of one block, reading the matrix once."""
+    """Value and gradient of the row penalties of one block, reading the matrix once.
+
+    ``term_start`` counts rows from ``first_row[block]`` on.
+    """
     n_beams = np.uint64(len(base) - 1)
     mine = partial[block]
     mine[:] = np.float32(0.0)
     total = 0.0
     for row in range(cuts[block], cuts[block + 1]):
-        first, last = term_start[row], term_start[row + ONE]
+        term_row = row - first_row[block]
+        first, last = term_start[term_row], term_start[term_row + ONE]
         if first == last:
             continue
         dose = np.float32(0.0)
@@ -122,6 +126,66 @@ def copy_rows_block(
             new_columns[goal + c] = columns[source + c]
         for v in range(n * LANES):
             new_values[goal * LANES + v] = values[source * LANES + v]
+
+
+@njit(**OPTIONS)
+def chosen_beam_starts(start, n_beams, beams, new_start, source):
+    """Chunk offsets of a matrix of some beams, and where each row and beam begins in the old one;
+    returns its number of chunks."""
+    total = np.uint64(0)
+    n_new = np.uint64(len(beams))
+    n_rows = np.uint64(len(start) - 1) // n_beams
+    for row in range(n_rows):
+        for i in range(n_new):
+            k = row * n_beams + beams[i]
+            first = start[k]
+            new_start[row * n_new + i] = total
+            source[row * n_new + i] = first
+            total += start[k + ONE] - first
+    new_start[n_rows * n_new] = total
+    return total
+
+
+@njit(**OPTIONS)
+def copy_segments_block(
+    block, cuts, n_beams, source, columns, values, new_start, new_columns, new_values
+):
+    """Copy the chunks of every beam of one block of rows, each from where ``source`` says."""
+    for k in range(cuts[block] * n_beams, cuts[block + 1] * n_beams):
+        goal, old = new_start[k], source[k]
+        n = new_start[k + ONE] - goal
+        for c in range(n):
+            new_columns[goal + c] = columns[old + c]
+        for v in range(n * LANES):
+            new_values[goal * LANES + v] = values[old * LANES + v]
+
+
+@njit(**OPTIONS)
+def largest_by_place(start, n_beams, columns, values, base, largest):
+    """Largest root at every place."""
+    for k in range(np.uint64(len(start) - 1)):
+        first_place = base[k % n_beams]
+        for c in range(start[k], start[k + ONE]):
+            place = first_place + np.uint64(columns[c])
+            for lane in range(LANES):
+                q = values[c * LANES + lane]
+                if q > largest[place + lane]:
+                    largest[place + lane] = q
+
+
+@njit(**OPTIONS)
+def rescale_block(block, cuts, start, columns, values, base, factor, new_values):
+    """Roots times a factor per place, rounded to 16 bits."""
+    n_beams = np.uint64(len(base) - 1)
+    for row in range(cuts[block], cuts[block + 1]):
+        for beam in range(n_beams):
+            k = row * n_beams + beam
+            for c in range(start[k], start[k + ONE]):
+                place = base[beam] + np.uint64(columns[c])
+                for lane in range(LANES):
+                    root = np.float32(values[c * LANES + lane]) * factor[place + lane]
+                    root = min(root + np.float32(0.5), np.float32(65535.0))
+                    new_values[c * LANES + lane] = np.uint16(root)
 
 
 @njit(**OPTIONS)

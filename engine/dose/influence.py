@@ -26,6 +26,7 @@ MAX_PLACES_PER_BEAM = 65_535 - LANES
 ROOT_MAX = 65_535.0  # largest 16-bit root
 MAX_BLOCKS = 8  # fixed, so that sums do not depend on the number of threads
 CHUNKS_PER_BLOCK = 100_000  # below this a block is not worth a thread
+WHOLE = np.zeros(MAX_BLOCKS, np.uint64)  # the row of the matrix that has a penalty's first terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +141,29 @@ class InfluenceMatrix:
             beam += part.n_beams
         return whole
 
+    @classmethod
+    def stacked(cls, parts: "Sequence[InfluenceMatrix]") -> "InfluenceMatrix":
+        """The same spots in several scenarios, rows one after another: those of the first part,
+        then those of the second, ….
+
+        ``voxels`` then repeat, so that ``volume`` has no meaning for the whole. Spots must have
+        the same ``place`` in all parts, as engines give them for one plan. Where their ``scale``
+        differs, the largest of the parts in which the spot reaches a row is kept and the others'
+        roots are rounded once more: half a 16-bit step, as much as they are rounded already.
+        """
+        _check_stackable(parts)
+        first, scale = parts[0], _common_scale(parts)
+        n_chunks = np.cumsum([0] + [len(p.columns) for p in parts]).astype(np.uint64)
+        starts = [p.start[:-1] + n for p, n in zip(parts, n_chunks)]
+        whole = cls(
+            first.grid, np.concatenate([p.voxels for p in parts]), first.beam_starts,
+            np.concatenate([*starts, n_chunks[-1:]]), np.concatenate([p.columns for p in parts]),
+            np.empty(int(n_chunks[-1]) * LANES, np.uint16), scale, first.place,
+        )  # fmt: skip
+        for part, a, b in zip(parts, n_chunks, n_chunks[1:]):
+            part._write_rescaled(scale, whole.values[int(a) * LANES : int(b) * LANES])
+        return whole
+
     @property
     def n_rows(self) -> int:
         return len(self.voxels)
@@ -199,10 +223,32 @@ class InfluenceMatrix:
         partial, value = self._partial(), np.zeros(self._n_blocks)
         run_blocks(
             kernels.penalty_block, self._n_blocks, self._cuts, self.start, self.columns,
-            self.values, self._base, padded, rows.start, rows.level, rows.weight, rows.side,
+            self.values, self._base, padded, WHOLE, rows.start, rows.level, rows.weight, rows.side,
             value, partial,
         )  # fmt: skip
         return float(value.sum()), self._gradient(partial)
+
+    def penalty_by_part(
+        self, weights: np.ndarray, rows: RowPenalty, part_rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values (n_parts,) float64 and gradients (n_parts, n_spots) float32 of a row penalty on
+        each part of a stacked matrix, in one pass over it.
+
+        Part s has the rows ``part_rows[s]`` … ``part_rows[s + 1] − 1``, (n_parts + 1,). ``rows``
+        covers all rows, or those of one part, if all are equally long: the same in every scenario.
+        """
+        cuts, block_of, first_row = self._part_layout(np.asarray(part_rows, np.int64), rows)
+        padded, n_blocks = self._padded_weights(weights), len(cuts) - 1
+        partial, value = np.empty((n_blocks, self._n_places), np.float32), np.zeros(n_blocks)
+        run_blocks(
+            kernels.penalty_block, n_blocks, cuts, self.start, self.columns, self.values,
+            self._base, padded, first_row, rows.start, rows.level, rows.weight, rows.side,
+            value, partial,
+        )  # fmt: skip
+        gradient = np.empty((len(block_of) - 1, self.n_spots), np.float32)
+        for part, (a, b) in enumerate(zip(block_of, block_of[1:])):
+            kernels.gather_gradient(partial[a:b], self.scale, self._column_of, gradient[part])
+        return np.add.reduceat(value, block_of[:-1]), gradient
 
     def rows(self, chosen: np.ndarray) -> "InfluenceMatrix":
         """A compacted copy of some rows: a bool mask (n_rows,) or ascending row indices."""
@@ -224,6 +270,31 @@ class InfluenceMatrix:
             self, voxels=self.voxels[picked], start=start, columns=columns, values=values
         )
         self._copy_into(copy, picked, 0)
+        return copy
+
+    def beams_only(self, beams: Sequence[int]) -> "InfluenceMatrix":
+        """A compacted copy of some column blocks: distinct beam indices, in the order asked."""
+        chosen = _checked_beams(beams, self.n_beams)
+        start = np.empty(self.n_rows * len(chosen) + 1, np.uint64)
+        source = np.empty(self.n_rows * len(chosen), np.uint64)
+        n_chunks = int(
+            kernels.chosen_beam_starts(
+                self.start, np.uint64(self.n_beams), chosen.astype(np.uint64), start, source
+            )
+        )
+        spots = [slice(*self.beam_starts[b : b + 2]) for b in chosen]
+        copy = replace(
+            self,
+            beam_starts=np.cumsum([0] + [s.stop - s.start for s in spots]).astype(np.int64),
+            start=start, columns=np.empty(n_chunks, np.uint16),
+            values=np.empty(n_chunks * LANES, np.uint16),
+            scale=np.concatenate([self.scale[s] for s in spots]),
+            place=np.concatenate([self.place[s] for s in spots]),
+        )  # fmt: skip
+        run_blocks(
+            kernels.copy_segments_block, copy._n_blocks, copy._cuts, np.uint64(len(chosen)),
+            source, self.columns, self.values, start, copy.columns, copy.values,
+        )  # fmt: skip
         return copy
 
     @cached_property
@@ -264,6 +335,58 @@ class InfluenceMatrix:
             kernels.copy_rows_block, other._n_blocks, other._cuts, rows, np.uint64(self.n_beams),
             self.start, self.columns, self.values, np.uint64(other.n_beams), np.uint64(beam),
             other.start, other.columns, other.values,
+        )  # fmt: skip
+
+    def _largest_roots(self) -> np.ndarray:
+        """Largest root of every spot, (n_spots,) uint16; 0 where it reaches no row."""
+        largest = np.zeros(self._n_places, np.uint16)
+        kernels.largest_by_place(
+            self.start, np.uint64(self.n_beams), self.columns, self.values, self._base, largest
+        )
+        return largest[self._column_of]
+
+    def _write_rescaled(self, scale: np.ndarray, values: np.ndarray) -> None:
+        """Write the roots relative to another scale (n_spots,) into ``values``."""
+        if np.array_equal(scale, self.scale):
+            values[:] = self.values
+            return
+        factor = np.ones(self._n_places, np.float32)
+        factor[self._column_of] = np.sqrt(self.scale.astype(np.float64) / scale)
+        run_blocks(
+            kernels.rescale_block, self._n_blocks, self._cuts, self.start, self.columns,
+            self.values, self._base, factor, values,
+        )  # fmt: skip
+
+    @cached_property
+    def _layouts(self) -> dict:
+        return {}
+
+    def _part_layout(
+        self, part_rows: np.ndarray, rows: RowPenalty
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row cuts (n_blocks + 1,), first block of every part (n_parts + 1,), and the row of the
+        matrix whose terms are the penalty's first (n_blocks,). Kept: searches read all starts."""
+        key = (part_rows.tobytes(), len(rows.start))
+        if key not in self._layouts:
+            _check_part_rows(part_rows, self.n_rows, len(rows.start) - 1)
+            self._layouts[key] = self._new_part_layout(part_rows, len(rows.start) - 1)
+        return self._layouts[key]
+
+    def _new_part_layout(self, part_rows, n_penalty_rows):
+        row_start = np.ascontiguousarray(self.start[:: self.n_beams]).astype(np.int64)
+        most = -(-2 * MAX_BLOCKS // len(part_rows))  # as many as without parts, if there is one
+        cuts, block_of = [], [0]
+        for a, b in zip(part_rows, part_rows[1:]):
+            low, high = row_start[a], row_start[b]
+            n = int(np.clip((high - low) // CHUNKS_PER_BLOCK, 1, most))
+            inner = a + np.searchsorted(row_start[a:b], np.linspace(low, high, n + 1)[1:-1])
+            cuts += [a, *inner]
+            block_of.append(len(cuts))
+        whole = n_penalty_rows == self.n_rows
+        first_row = np.repeat(0 * part_rows[:-1] if whole else part_rows[:-1], np.diff(block_of))
+        return (
+            np.array([*cuts, part_rows[-1]], np.uint64), np.array(block_of),
+            first_row.astype(np.uint64),
         )  # fmt: skip
 
     @cached_property
@@ -321,3 +444,57 @@ class InfluenceMatrix:
         if not 0 <= beam < self.n_beams:
             raise ValueError(f"beam={beam} does not exist; the matrix has {self.n_beams} beams.")
         return np.uint64(beam), np.uint64(beam + 1)
+
+
+def _checked_beams(beams: Sequence[int], n_beams: int) -> np.ndarray:
+    chosen = np.asarray(beams)
+    if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind not in "ui":
+        raise ValueError(f"beams={beams} must be a list of one beam index or more.")
+    if chosen.min() < 0 or chosen.max() >= n_beams:
+        raise ValueError(f"beams={beams} must lie in 0 … {n_beams - 1}.")
+    if len(np.unique(chosen)) < len(chosen):
+        raise ValueError(f"beams={beams} names a beam twice; its spots would count double.")
+    return chosen.astype(np.int64)
+
+
+def _check_stackable(parts: "Sequence[InfluenceMatrix]") -> None:
+    if not parts:
+        raise ValueError("parts is empty; give at least one matrix.")
+    first = parts[0]
+    for number, part in enumerate(parts):
+        if part.grid != first.grid:
+            raise ValueError(f"part {number} lies on another grid; compute all on the same.")
+        if not np.array_equal(part.beam_starts, first.beam_starts):
+            raise ValueError(
+                f"part {number} has {np.diff(part.beam_starts)} spots per beam, the first "
+                f"{np.diff(first.beam_starts)}; scenarios stack for one plan alone."
+            )
+        if not np.array_equal(part.place, first.place):
+            raise ValueError(
+                f"part {number} keeps its spots at other places than the first; compute all "
+                "scenarios of a plan with one engine."
+            )
+
+
+def _common_scale(parts: "Sequence[InfluenceMatrix]") -> np.ndarray:
+    """A scale (n_spots,) at which no part's roots overflow 16 bits."""
+    scales = np.stack([p.scale for p in parts])
+    if np.all(scales == scales[0]):
+        return scales[0]
+    reaches = np.stack([p._largest_roots() > 0 for p in parts])
+    # a spot that reaches no row may have any scale: it must not coarsen the others'
+    largest = np.where(reaches, scales, 0.0).max(axis=0)
+    return np.where(reaches.any(axis=0), largest, scales.max(axis=0)).astype(np.float32)
+
+
+def _check_part_rows(part_rows: np.ndarray, n_rows: int, n_penalty_rows: int) -> None:
+    lengths = np.diff(part_rows)
+    if part_rows.ndim != 1 or len(part_rows) < 2 or part_rows[0] != 0 or part_rows[-1] != n_rows:
+        raise ValueError(f"part_rows={part_rows} must run from 0 to the {n_rows} rows.")
+    if np.any(lengths < 0):
+        raise ValueError(f"part_rows={part_rows} must not descend.")
+    if n_penalty_rows != n_rows and np.any(lengths != n_penalty_rows):
+        raise ValueError(
+            f"rows covers {n_penalty_rows} rows, the matrix {n_rows} and its parts "
+            f"{lengths.tolist()}; cover all rows, or one part if all are equally long."
+        )
