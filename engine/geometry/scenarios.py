@@ -24,3 +24,27 @@ class Scenario:
 
 
 NOMINAL = Scenario()
+
+
+def setup_and_range(
+    shift_mm: float = 3.0, range_percent: float = 3.5, combined: bool = False
+) -> tuple[Scenario, ...]:
+    """The nominal scenario first, then ± range errors and shifts by ``shift_mm`` along the axes.
+
+    Errors of 0 leave their scenarios out. ``combined`` crosses every shift with every range, the
+    21 scenarios of Janson 2024, where the default of 9 varies one at a time. Errors beyond 5 mm
+    or 5 % want more scenarios in between, which are not made here.
+    """
+    if not (np.isfinite(shift_mm) and shift_mm >= 0):
+        raise ValueError(f"shift_mm={shift_mm} must be 0 or more.")
+    if not (np.isfinite(range_percent) and 0 <= range_percent < 50):
+        raise ValueError(f"range_percent={range_percent} must lie in 0 … 50.")
+    scales = [1.0 + sign * range_percent / 100.0 for sign in (1, -1)] if range_percent else []
+    shifts = [
+        tuple(sign * shift_mm if axis == i else 0.0 for i in range(3))
+        for axis in range(3) for sign in (1, -1)
+    ] if shift_mm else []  # fmt: skip
+    nominal = NOMINAL.shift_mm
+    if combined:
+        return tuple(Scenario(s, d) for s in (nominal, *shifts) for d in (1.0, *scales))
+    return (NOMINAL, *(Scenario(nominal, d) for d in scales), *(Scenario(s) for s in shifts))
