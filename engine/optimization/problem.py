@@ -137,6 +137,13 @@ class PlanningProblem:
             raise ValueError("penalty_by_row wants objectives that are sums over voxels.")
         return self._terms.by_row(self._checked_dose(dose_gy))
 
+    @property
+    def row_penalty(self) -> RowPenalty:
+        """All objectives as one-sided squares by row, of separable problems."""
+        if not self.fused:
+            raise ValueError("row_penalty wants objectives that are sums over voxels.")
+        return self._terms.penalty
+
     # ------------------------------------------------------------------ fewer rows
 
     def masked(

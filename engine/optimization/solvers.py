@@ -131,7 +131,7 @@ def solve_deliverable(
         lower=np.where(kept, minimum, 0.0),
         upper=np.where(kept, upper, 0.0),
     )
-    return _joined(first, second)
+    return joined(first, second)
 
 
 def filter_spots(weights: np.ndarray, layer_starts: np.ndarray, minimum: float) -> np.ndarray:
@@ -306,7 +306,8 @@ def _fewer(limit: int | None, other: int) -> int:
     return other if limit is None else min(limit, other)
 
 
-def _joined(first: Solution, second: Solution) -> Solution:
+def joined(first: Solution, second: Solution) -> Solution:
+    """The solution of a second solve that went on from the first, with both their traces."""
     later = second.trace.copy()
     later[:, 0] += first.n_evaluations
     return replace(

@@ -1,5 +1,6 @@
 """Where voxels lie in each beam's eye view, and the influence matrix that follows from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,23 +45,39 @@ def assembled(
     plan: Plan, grid: Grid, voxels: np.ndarray, beams: dict[int, BeamRows]
 ) -> InfluenceMatrix:
     """The matrix of all beams that have spots, on the rows ``voxels`` (n_rows,)."""
+    return assembled_stack(plan, grid, voxels, [beams])
+
+
+def assembled_stack(
+    plan: Plan, grid: Grid, voxels: np.ndarray, scenarios: Sequence[dict[int, BeamRows]]
+) -> InfluenceMatrix:
+    """The matrices of several scenarios, their rows one after the other, written in one place.
+
+    Beams have the same layers in all of them.
+    """
     n_rows, n_beams = len(voxels), len(plan.beams)
     cuts = np.linspace(0, n_rows, N_BLOCKS + 1).astype(np.int64)
-    counts = np.zeros((n_rows, n_beams), np.uint32)
-    for b, beam in beams.items():
-        run_blocks(kernels.count_block, N_BLOCKS, cuts, b, *beam.arguments(grid), counts)
-    start = np.empty(n_rows * n_beams + 1, np.uint64)
+    counts = np.zeros((len(scenarios) * n_rows, n_beams), np.uint32)
+    for s, beams in enumerate(scenarios):
+        part = counts[s * n_rows : (s + 1) * n_rows]
+        for b, beam in beams.items():
+            run_blocks(kernels.count_block, N_BLOCKS, cuts, b, *beam.arguments(grid), part)
+    start = np.empty(counts.size + 1, np.uint64)
     n_chunks = int(kernels.chunk_starts(counts, start))
     columns, values = np.empty(n_chunks, np.uint16), np.empty(n_chunks * LANES, np.uint16)
-    for b, beam in beams.items():
-        run_blocks(
-            kernels.fill_block, N_BLOCKS, cuts, b, *beam.arguments(grid), np.uint64(n_beams),
-            start, columns, values,
-        )  # fmt: skip
+    for s, beams in enumerate(scenarios):
+        part = start[s * n_rows * n_beams :]
+        for b, beam in beams.items():
+            run_blocks(
+                kernels.fill_block, N_BLOCKS, cuts, b, *beam.arguments(grid),
+                np.uint64(n_beams), part, columns, values,
+            )  # fmt: skip
     beam_starts = np.searchsorted(plan.spot_beam, np.arange(n_beams + 1)).astype(np.int64)
-    scale = np.concatenate([beam.layers.scale for beam in beams.values()])
-    place = np.concatenate([beam.layers.raster.place for beam in beams.values()])
-    return InfluenceMatrix(grid, voxels, beam_starts, start, columns, values, scale, place)
+    first = scenarios[0].values()
+    scale = np.concatenate([beam.layers.scale for beam in first])
+    place = np.concatenate([beam.layers.raster.place for beam in first])
+    rows = np.tile(voxels, len(scenarios)) if len(scenarios) > 1 else voxels
+    return InfluenceMatrix(grid, rows, beam_starts, start, columns, values, scale, place)
 
 
 def thickness_mm(grid: Grid, frame: BeamFrame) -> np.float32:

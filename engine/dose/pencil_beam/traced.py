@@ -15,7 +15,7 @@ import numpy as np
 from engine.dose.influence import InfluenceMatrix
 from engine.dose.pencil_beam.engine import PencilBeamEngine
 from engine.dose.pencil_beam.layers import BeamLayers, beam_layers
-from engine.dose.pencil_beam.rows import BeamRows, assembled, thickness_mm, voxel_variance
+from engine.dose.pencil_beam.rows import BeamRows, assembled_stack, thickness_mm, voxel_variance
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam, Plan
 from engine.geometry.rays import along_range_mm, project_voxels, trace_field
@@ -57,13 +57,13 @@ class TracedRows:
 
     def influence(self, plan: Plan, scenario: Scenario = NOMINAL) -> InfluenceMatrix:
         """Gy per particle of a plan whose beams are among the traced ones."""
-        return self.influences(plan, [scenario])[0]
+        return self.stacked(plan, [scenario])
 
-    def influences(self, plan: Plan, scenarios: Sequence[Scenario]) -> list[InfluenceMatrix]:
-        """One matrix a scenario; spots have the same scale and place in all of them."""
+    def stacked(self, plan: Plan, scenarios: Sequence[Scenario]) -> InfluenceMatrix:
+        """All scenarios in one matrix, rows one scenario after the other."""
         if plan.n_spots == 0:
             raise ValueError("the plan has no spots; choose layers that reach the target.")
-        _check_shifts(scenarios)
+        _check_scenarios(scenarios)
         traced = {beam: i for i, beam in enumerate(self.beams)}
         used = [int(b) for b in np.unique(plan.spot_beam)]
         unknown = [plan.beams[b].gantry_deg for b in used if plan.beams[b] not in traced]
@@ -71,7 +71,8 @@ class TracedRows:
             raise ValueError(f"beams at gantry {unknown} were not traced; trace them first.")
         layers = {b: self._layers(plan, b) for b in used}
         row_of = {b: traced[plan.beams[b]] for b in used}
-        return [self._in_scenario(plan, s, layers, row_of) for s in scenarios]
+        seen = [self._in_scenario(s, layers, row_of) for s in scenarios]
+        return assembled_stack(plan, self.grid, self.voxels, seen)
 
     def _layers(self, plan: Plan, beam: int) -> BeamLayers:
         frame = beam_frame(plan.beams[beam], self.machine.virtual_source_mm)
@@ -81,15 +82,9 @@ class TracedRows:
             plan, beam, self.lateral_cutoff, voxel_variance(self.grid, frame), along
         )
 
-    def _in_scenario(self, plan, scenario: Scenario, layers, row_of) -> InfluenceMatrix:
-        positions: dict[int, tuple] = {}
-        beams = {}
-        for b, tables in layers.items():
-            i = row_of[b]
-            if i not in positions:
-                positions[i] = self._positions(i, scenario)
-            beams[b] = BeamRows(tables, *positions[i])
-        return assembled(plan, self.grid, self.voxels, beams)
+    def _in_scenario(self, scenario: Scenario, layers, row_of) -> dict[int, BeamRows]:
+        positions = {i: self._positions(i, scenario) for i in set(row_of.values())}
+        return {b: BeamRows(tables, *positions[row_of[b]]) for b, tables in layers.items()}
 
     def _positions(self, i: int, scenario: Scenario) -> tuple:
         """Frame, u, v, t, and the scaled depths of all rows from one beam."""
@@ -127,10 +122,15 @@ def trace_rows(
     )  # fmt: skip
 
 
-def _check_shifts(scenarios: Sequence[Scenario]) -> None:
+def _check_scenarios(scenarios: Sequence[Scenario]) -> None:
+    if not len(scenarios):
+        raise ValueError("scenarios is empty; give the nominal one at least.")
     far = [s.shift_mm for s in scenarios if max(abs(x) for x in s.shift_mm) > SHIFT_ROOM_MM]
     if far:
         raise ValueError(
             f"shift_mm={far[0]} is beyond {SHIFT_ROOM_MM:g} mm, for which traced depths hold; "
             "compute such scenarios with the engine itself."
         )
+    images = {s.image for s in scenarios} - {NOMINAL.image}
+    if images:
+        raise ValueError(f"images {sorted(images)} are unknown; rows were traced in one image.")
