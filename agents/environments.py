@@ -5,20 +5,51 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods, get_context, set_forkserver_preload
+from typing import ClassVar, Protocol
 
 import gymnasium as gym
 
 import ptenv
+from agents.energy_layer_judge import EnergyLayerJudge
+from agents.voxel_mask_judge import VoxelMaskJudge
 from engine.parallel import set_threads
 from ptenv.cases.library import load_case
-from ptenv.cases.recipe import checked_case, procedural_id, split_seeds
+from ptenv.cases.recipe import SITES, checked_case, procedural_id, split_seeds
 
 gym.register_envs(ptenv)
 
 
+class AnyEnvironment(Protocol):
+    """What training and evaluation ask of a family of environments."""
+
+    id: str
+    action: str  # kind of the learner's actions
+    judge: object  # columns, budgets and figures of its episodes
+
+    def make(self, **settings) -> gym.Env:
+        """The environment as anyone plays it; settings override the id's."""
+
+    def make_to_play(self, case: str, budget: float, agent) -> gym.Env:
+        """An environment for one agent on a case and a budget."""
+
+    def make_for_training(self) -> gym.Env:
+        """The learner's environment on the training split."""
+
+    def learner_settings(self) -> dict:
+        """What an agent must find as it was in training."""
+
+    def prepare(self, case: str) -> str:
+        """Build a case into the cache, unless it is there already; returns its name."""
+
+    def training_cases(self) -> list[str]: ...
+
+    def chosen_cases(self, cases: list[str] | None, split: str, n_cases: int | None) -> list[str]:
+        """Named cases in their canonical form, or the first ``n_cases`` of a split."""
+
+
 @dataclass(frozen=True)
 class Environment:
-    """An id with the settings that all agents share, and those of the agents that learn.
+    """A voxel-mask id with the settings that all agents share, and those of the agents that learn.
 
     ``action``, ``observation``, ``reward`` and ``n_patients`` of the training split are the
     learner's; baselines bring their own action kind. ``recipe`` overrides settings of the cases.
@@ -30,12 +61,16 @@ class Environment:
     reward: str = "potential"
     n_patients: int | None = 64
     recipe: dict | None = None
+    judge: ClassVar = VoxelMaskJudge
 
     def make(self, **settings) -> gym.Env:
         """The environment as anyone plays it; settings override the id's."""
         if self.recipe:
             settings = {"recipe": dict(self.recipe), **settings}
         return gym.make(self.id, **settings)
+
+    def make_to_play(self, case: str, budget: float, agent) -> gym.Env:
+        return self.make(case=case, budget=budget, **agent.settings(budget))
 
     def make_for_training(self) -> gym.Env:
         """The learner's environment on the training split."""
@@ -53,11 +88,62 @@ class Environment:
         return case
 
     def training_cases(self) -> list[str]:
-        return [procedural_id(seed) for seed in split_seeds("train", self.n_patients)]
+        return self.chosen_cases(None, "train", self.n_patients)
+
+    def chosen_cases(self, cases: list[str] | None, split: str, n_cases: int | None) -> list[str]:
+        return chosen_cases(cases, split, n_cases)
+
+
+@dataclass(frozen=True)
+class EnergyLayerEnvironment:
+    """An energy-layer id with the settings that all agents share, and those of who learns.
+
+    ``terminal`` is what every plan is judged by, ``learn_on`` what training episodes end with
+    (plan, sketch or proxy). ``limit``, ``reward`` and ``n_patients`` of the training split are the
+    learner's. ``recipe`` overrides settings of the cases.
+    """
+
+    id: str = "ptenv/EnergyLayer-mini-v0"
+    site: str = "head-and-neck"  # of sampled patients
+    terminal: str = "plan"
+    learn_on: str = "plan"
+    limit: float | None = None
+    reward: str = "shaped"
+    n_patients: int | None = 64
+    recipe: dict | None = None
+    judge: ClassVar = EnergyLayerJudge
+    action: ClassVar[str] = "layer"
+
+    def make(self, **settings) -> gym.Env:
+        if self.recipe:
+            settings = {"recipe": dict(self.recipe), **settings}
+        return gym.make(self.id, **{"site": self.site, "terminal": self.terminal, **settings})
+
+    def make_to_play(self, case: str, budget: float, agent) -> gym.Env:
+        return self.make(case=case, limit=budget, **agent.settings(budget))
+
+    def make_for_training(self) -> gym.Env:
+        return self.make(
+            reward=self.reward, split="train", n_patients=self.n_patients, limit=self.limit,
+            terminal=self.learn_on,
+        )  # fmt: skip
+
+    def learner_settings(self) -> dict[str, str]:
+        return {}
+
+    def prepare(self, case: str) -> str:
+        load_case(self.make().unwrapped.case_recipe(case))
+        return case
+
+    def training_cases(self) -> list[str]:
+        return self.chosen_cases(None, "train", self.n_patients)
+
+    def chosen_cases(self, cases: list[str] | None, split: str, n_cases: int | None) -> list[str]:
+        return chosen_cases(cases, split, n_cases, self.site)
 
 
 def prepare_cases(
-    environment: Environment, cases: Sequence[str], workers: int = 1,
+    environment: AnyEnvironment, cases: Sequence[str], workers: int = 1,
     progress: Callable[[int], None] = lambda n: None,
 ) -> None:  # fmt: skip
     """Build what the cache lacks, in several processes; ``progress`` gets the number done."""
@@ -91,8 +177,10 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def chosen_cases(cases: list[str] | None, split: str, n_cases: int | None) -> list[str]:
+def chosen_cases(
+    cases: list[str] | None, split: str, n_cases: int | None, site: str = SITES[0]
+) -> list[str]:
     """Named cases in their canonical form, or the first ``n_cases`` of a split."""
     if cases:
         return [checked_case(c) for c in cases]
-    return [procedural_id(seed) for seed in split_seeds(split, n_cases)]
+    return [procedural_id(seed, site) for seed in split_seeds(split, n_cases)]

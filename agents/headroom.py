@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.baselines.search import CrossEntropySearch, Found
-from agents.environments import Environment, worker_pool
+from agents.environments import AnyEnvironment, worker_pool
 from ptenv.cases.case import Case
 
 NEEDED = 3.0  # times the sampling noise, by which privileged search must beat the best heuristic
@@ -45,7 +45,7 @@ class Headroom:
 
 
 def search_all(
-    search: CrossEntropySearch, environment: Environment, cases: Sequence[str],
+    search: CrossEntropySearch, environment: AnyEnvironment, cases: Sequence[str],
     budgets: Sequence[float], workers: int, progress: Callable[[int], None] = lambda n: None,
 ) -> dict[tuple[str, float], Found]:  # fmt: skip
     """Privileged search on every case and budget."""

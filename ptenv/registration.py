@@ -1,26 +1,45 @@
 """Environment ids; ``import ptenv`` registers them."""
 
+from typing import NamedTuple
+
 from gymnasium.envs.registration import register, registry
 
-ENTRY = "ptenv.envs.voxel_mask:VoxelMaskEnv"
-SOLVED = 1.2  # a return: from the start's score, about −0.2, to keep-all's, 1
-MINI = {"preset": "mini", "n_patients": 64, "volume_size": (32, 48, 48)}
+VOXEL_MASK = "ptenv.envs.voxel_mask:VoxelMaskEnv"
+ENERGY_LAYER = "ptenv.envs.energy_layer:EnergyLayerEnv"
+SOLVED_MASK = 1.2  # a return: from the start's score, about −0.2, to keep-all's, 1
+SOLVED_LAYERS = 1.0  # a return: the score of a plan that may use all layers
+MINI_MASK = {"preset": "mini", "n_patients": 64, "volume_size": (32, 48, 48)}
+
+
+class Id(NamedTuple):
+    """What a registered name makes. An episode that ends by itself has no limit of steps: at its
+    last step a limit would truncate it as well."""
+
+    entry_point: str
+    settings: dict
+    reward_threshold: float
+    max_episode_steps: int | None = None
+
 
 IDS = {
-    "ptenv/VoxelMask-v0": (8, {}),
-    "ptenv/VoxelMask-mini-v0": (8, MINI),
-    "ptenv/VoxelMask-oneshot-v0": (1, {"oneshot": True}),
-    "ptenv/VoxelMask-oneshot-mini-v0": (1, {"oneshot": True, **MINI}),
+    "ptenv/VoxelMask-v0": Id(VOXEL_MASK, {}, SOLVED_MASK, 8),
+    "ptenv/VoxelMask-mini-v0": Id(VOXEL_MASK, MINI_MASK, SOLVED_MASK, 8),
+    "ptenv/VoxelMask-oneshot-v0": Id(VOXEL_MASK, {"oneshot": True}, SOLVED_MASK),
+    "ptenv/VoxelMask-oneshot-mini-v0": Id(
+        VOXEL_MASK, {"oneshot": True, **MINI_MASK}, SOLVED_MASK
+    ),
+    "ptenv/EnergyLayer-v0": Id(ENERGY_LAYER, {}, SOLVED_LAYERS),
+    "ptenv/EnergyLayer-2deg-v0": Id(ENERGY_LAYER, {"preset": "2-degree"}, SOLVED_LAYERS),
+    "ptenv/EnergyLayer-mini-v0": Id(ENERGY_LAYER, {"preset": "mini"}, SOLVED_LAYERS),
 }
 
 
 def register_all() -> None:
     """Register every id once."""
-    for name, (rounds, settings) in IDS.items():
+    for name, made in IDS.items():
         if name not in registry:
-            # A one-shot episode terminates by itself; a limit of one step would also truncate it.
-            limit = rounds if rounds > 1 else None
             register(
-                name, entry_point=ENTRY, kwargs=dict(settings), max_episode_steps=limit,
-                reward_threshold=SOLVED, nondeterministic=False,
+                name, entry_point=made.entry_point, kwargs=dict(made.settings),
+                max_episode_steps=made.max_episode_steps,
+                reward_threshold=made.reward_threshold, nondeterministic=False,
             )  # fmt: skip

@@ -6,6 +6,7 @@ whole course.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,85 @@ def case_picture(
         axes = lower.subplots()
     _draw_dvh(axes, histograms, patient.prescription_gy, reference, "")
     return figure
+
+
+@dataclass(frozen=True, eq=False)
+class DeliverySequence:
+    """Energies of an arc in order of delivery; G angles, m layers an angle, NaN for none.
+
+    ``low_mev`` and ``high_mev`` (G,) bound what reaches the target from each angle.
+    """
+
+    angles_deg: np.ndarray  # (G,)
+    energy_mev: np.ndarray  # (G, m)
+    low_mev: np.ndarray
+    high_mev: np.ndarray
+
+
+def sequence_figure(
+    sequence: DeliverySequence, *, title: str = "", notes: str = "", width_px: int = 900
+) -> "Figure":
+    """Energy layers over gantry angle in order of delivery, with what reaches the target."""
+    figure = _figure(width_px, 0.45)
+    axes = _beside_notes(figure, notes)
+    _draw_sequence(axes, sequence, title)
+    return figure
+
+
+def arc_picture(
+    patient: Patient,
+    dose_gy: np.ndarray,
+    sequence: DeliverySequence,
+    bands: Mapping[str, Sequence[Dvh]],
+    *,
+    notes: str = "",
+    title: str = "",
+    width_px: int = 1200,
+) -> "Figure":
+    """Dose wash, energy layers over gantry angle, and DVH bands over scenarios, nominal first."""
+    scene = Scene(patient, dose_gy, None, None, None, None)
+    figure = _figure(width_px, 1.05)
+    upper, middle, lower = figure.subfigures(3, 1, height_ratios=[1.0, 0.7, 0.95])
+    panels = upper.subplots(1, 3, gridspec_kw={"width_ratios": scene.widths()})
+    draw_cuts(scene, upper, panels, title, explained=bands)
+    _draw_sequence(middle.subplots(), sequence, "")
+    axes = _beside_notes(lower, notes)
+    _draw_dvh(axes, {n: of[0] for n, of in bands.items()}, patient.prescription_gy, None, "")
+    colors = structure_colors(list(bands), list(patient.prescription_gy))
+    for name, histograms in bands.items():
+        _fill_band(axes, histograms, colors[name])
+    return figure
+
+
+def _draw_sequence(axes: "Axes", sequence: DeliverySequence, title: str) -> None:
+    place = np.arange(len(sequence.angles_deg))
+    axes.fill_between(
+        place, sequence.low_mev, sequence.high_mev, step="mid", color="0.9", lw=0,
+        label="reaches the target",
+    )  # fmt: skip
+    for energies in sequence.energy_mev.T:
+        axes.plot(place, energies, "o-", ms=3.2, lw=0.8, color=INK, drawstyle="steps-mid")
+    every = max(1, len(place) // 8)
+    axes.set_xticks(place[::every], [f"{a:g}" for a in sequence.angles_deg[::every]])
+    axes.legend(loc="upper right", fontsize=8, frameon=False)
+    _tidy(axes, "gantry angle in degrees, in order of delivery", "energy in MeV", title)
+
+
+def _fill_band(axes: "Axes", histograms: Sequence[Dvh], color: str) -> None:
+    """Between the lowest and the highest of some histograms, dose by dose."""
+    dose = np.linspace(0.0, max(h.max_gy for h in histograms), 300)
+    volumes = np.array([h.curve(dose) for h in histograms])
+    axes.fill_between(dose, volumes.min(axis=0), volumes.max(axis=0), color=color, alpha=0.25, lw=0)
+
+
+def _beside_notes(figure, notes: str) -> "Axes":
+    """Axes with notes to their right, or alone."""
+    if not notes:
+        return figure.subplots()
+    axes, beside = figure.subplots(1, 2, gridspec_kw={"width_ratios": [2.6, 1.0]})
+    beside.axis("off")
+    beside.text(0.0, 1.0, notes, va="top", family="monospace", size=7.5, color=INK)
+    return axes
 
 
 def learning_curve(

@@ -10,20 +10,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from agents.environments import Environment, prepare_cases
-from agents.evaluation import (
-    COLUMNS,
-    DECIMALS,
-    EXPLAINED,
-    Trials,
-    by_budget,
-    evaluate,
-    keep_all_row,
-    summary,
-)
+from agents.environments import AnyEnvironment, prepare_cases
+from agents.evaluation import Trials, by_budget, evaluate, summary
 from ptenv.cases.library import load_case
-from ptenv.envs.voxel_mask import State
-from ptenv.envs.voxel_mask_render import picture_figure
 from ptenv.rendering import save, score_table
 from scripts.record import stage
 
@@ -43,15 +32,19 @@ class CasePictures:
 
     folder: Path
     agent: str
+    judge: type
 
-    def __call__(self, agent: str, state: State) -> None:
+    def __call__(self, agent: str, state) -> None:
         if agent == self.agent:
-            title = f"{state.case.case_id}: {agent}, {100 * state.budget:g} % of keep-all's work"
+            budget = self.judge.budget_title(getattr(state, self.judge.budget))
+            title = f"{state.case.case_id}: {agent}, {self.judge.budget} {budget}"
             name = state.case.case_id.replace(":", "-")
-            save(picture_figure(state, title=title), self.folder / f"{name}.png")
+            save(self.judge.draw(state, title), self.folder / f"{name}.png")
 
 
-def build_cases(environment: Environment, cases: Sequence[str], workers: int, title: str) -> None:
+def build_cases(
+    environment: AnyEnvironment, cases: Sequence[str], workers: int, title: str
+) -> None:
     """Build what the cache lacks of some cases."""
     with stage(title) as notes, counted(len(cases), "case") as progress:
         prepare_cases(environment, cases, workers, progress)
@@ -59,37 +52,39 @@ def build_cases(environment: Environment, cases: Sequence[str], workers: int, ti
 
 
 def compare(
-    environment: Environment, agents: Mapping[str, object], cases: Sequence[str], trials: Trials,
+    environment: AnyEnvironment, agents: Mapping[str, object], cases: Sequence[str], trials: Trials,
     workers: int, folder: Path, picture_of: str | None,
 ) -> list[dict]:  # fmt: skip
-    """Play, write episodes and scores, draw; one row an episode, keep-all's anchors first."""
+    """Play, write episodes and scores, draw; one row an episode, the reference's rows first."""
     draw: Callable | None = None
+    trials = trials.of(environment)
     if picture_of is not None:
         (folder / "pictures").mkdir(exist_ok=True)
-        draw = CasePictures(folder / "pictures", picture_of)
+        draw = CasePictures(folder / "pictures", picture_of, environment.judge)
     n_episodes = len(cases) * len(agents) * len(trials.budgets) * trials.n_samplings
     with stage("Evaluation") as notes, counted(n_episodes, "episode") as progress:
         played = evaluate(environment, agents, cases, trials, workers, progress, draw)
         notes.append(f"{len(played)} episodes")
     _write_episodes(played, folder)
     player = environment.make().unwrapped
-    anchors = [{**keep_all_row(load_case(player.case_recipe(c))), "case": c} for c in cases]
+    judge = environment.judge
+    anchors = [{**judge.reference_row(load_case(player.case_recipe(c))), "case": c} for c in cases]
     rows = [*anchors, *played]
-    write_csv(summary(rows), folder / "scores.csv")
-    (folder / "scores.txt").write_text(f"{tables(rows)}\n", encoding="utf-8")
+    write_csv(summary(rows, list(judge.columns)), folder / "scores.csv")
+    (folder / "scores.txt").write_text(f"{tables(rows, judge)}\n", encoding="utf-8")
     return rows
 
 
-def tables(rows: Sequence[Mapping]) -> str:
+def tables(rows: Sequence[Mapping], judge: type) -> str:
     """The one table, how to read it, and the scores by budget."""
-    shown = [
-        {title: row.get(name) for name, title in COLUMNS.items()} for row in summary(rows)
-    ]  # fmt: skip
+    means = summary(rows, list(judge.columns))
+    shown = [{title: row.get(name) for name, title in judge.columns.items()} for row in means]
     played = [row for row in rows if "budget" in row]
-    scores = score_table(by_budget(played), decimals=3)
+    scores = score_table(by_budget(played, judge.budget_title), decimals=3)
     density = ", ".join(f"{d:.0f}" for d in sorted({row["voxels_per_cm3"] for row in played}))
-    read_so = f"{EXPLAINED}\nVoxels per cm³ in the targets: {density}."
-    return f"{score_table(shown, decimals=DECIMALS)}\n\n{read_so}\n\nscore by budget\n{scores}"
+    read_so = f"{judge.explained}\nVoxels per cm³ in the targets: {density}."
+    table = score_table(shown, decimals=judge.decimals)
+    return f"{table}\n\n{read_so}\n\nscore by {judge.budget}\n{scores}"
 
 
 def _write_episodes(rows: Sequence[Mapping], folder: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from agents.environments import chosen_cases, preload_workers
+from agents.environments import preload_workers
 from agents.evaluation import mean_score
 from agents.rl.trained import trained_agents
 from engine.parallel import threads
@@ -22,8 +22,8 @@ def run(cfg: DictConfig) -> float:
     folder = output_folder()
     save_record(cfg, folder)
     environment = instantiate(cfg.env, _convert_="all")
-    trials = instantiate(cfg.trials, _convert_="all")
-    cases = chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
+    trials = instantiate(cfg.trials, _convert_="all").of(environment)
+    cases = environment.chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
     agents = dict(instantiate(cfg.baselines, _convert_="all"))
     agents |= trained_agents(cfg.agents)
     drawn = _drawn(cfg.picture_of, list(agents))
@@ -33,7 +33,7 @@ def run(cfg: DictConfig) -> float:
     build_cases(environment, cases, workers, "Cases")
     rows = compare(environment, agents, cases, trials, workers, folder, drawn)
 
-    print(f"\n{tables(rows)}\n\nWritten to {folder}/")
+    print(f"\n{tables(rows, environment.judge)}\n\nWritten to {folder}/")
     return mean_score(rows, drawn)
 
 

@@ -9,7 +9,7 @@ import sys
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from agents.environments import chosen_cases, preload_workers
+from agents.environments import preload_workers
 from agents.headroom import headroom, headroom_rows, search_all
 from agents.rl.trained import trained_agents
 from engine.parallel import threads
@@ -24,12 +24,12 @@ def run(cfg: DictConfig) -> float:
     folder = output_folder()
     save_record(cfg, folder)
     environment = instantiate(cfg.env, _convert_="all")
-    trials = instantiate(cfg.trials, _convert_="all")
+    trials = instantiate(cfg.trials, _convert_="all").of(environment)
     search = instantiate(cfg.search, _convert_="all")
     baselines = dict(instantiate(cfg.baselines, _convert_="all"))
     if cfg.random not in baselines or len(baselines) < 2:
         raise ValueError(f"random={cfg.random!r} and a heuristic must be among {list(baselines)}.")
-    names = chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
+    names = environment.chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
     trained = trained_agents(cfg.agents)
     workers = cfg.workers or threads()
     preload_workers("agents.headroom", "agents.evaluation")
@@ -51,7 +51,7 @@ def run(cfg: DictConfig) -> float:
     text = f"{_table(rows, verdict)}\n\n{verdict}\n"
     (folder / "headroom.txt").write_text(text, encoding="utf-8")
     write_csv(rows, folder / "headroom.csv")
-    print(f"\n{tables(played)}\n\n{text}\nWritten to {folder}/")
+    print(f"\n{tables(played, environment.judge)}\n\n{text}\nWritten to {folder}/")
     return verdict.gain
 
 

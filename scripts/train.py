@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from agents.environments import chosen_cases, preload_workers
-from agents.evaluation import KEEP_ALL_100, mean_score, summary
+from agents.environments import preload_workers
+from agents.evaluation import mean_score, summary
 from agents.rl.checkpoints import last_checkpoint
 from agents.rl.curve import read_curve
 from agents.rl.trained import TrainedAgent, save_agent
@@ -37,8 +37,8 @@ def run(cfg: DictConfig) -> float:
     environment = instantiate(cfg.env, _convert_="all")
     learner = instantiate(cfg.agent, _convert_="all")
     schedule = instantiate(cfg.schedule)
-    trials = instantiate(cfg.trials, _convert_="all")
-    cases = chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
+    trials = instantiate(cfg.trials, _convert_="all").of(environment)
+    cases = environment.chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
     agents = dict(instantiate(cfg.baselines, _convert_="all"))
     logger = instantiate(cfg.logger)
     workers = cfg.workers or threads()
@@ -53,9 +53,9 @@ def run(cfg: DictConfig) -> float:
         notes.append(f"{model.num_timesteps} steps of {environment.id}")
     agents[TRAINED] = TrainedAgent(str(folder))
     rows = compare(environment, agents, cases, trials, workers, folder, TRAINED)
-    _draw_curve(folder, rows)
+    _draw_curve(folder, rows, environment.judge)
 
-    print(f"\n{tables(rows)}\n\nWritten to {folder}/")
+    print(f"\n{tables(rows, environment.judge)}\n\nWritten to {folder}/")
     return mean_score(rows, TRAINED)
 
 
@@ -98,7 +98,7 @@ def _progress(total: int) -> Iterator[Callable[[int, float | None], None]]:
         print(flush=True)
 
 
-def _draw_curve(folder: Path, rows: list[dict]) -> None:
+def _draw_curve(folder: Path, rows: list[dict], judge: type) -> None:
     """Scores of training episodes beside the best baseline, uniform sampling and the result.
 
     The curve is of training patients and exploring actions, the lines of those that judge.
@@ -107,7 +107,8 @@ def _draw_curve(folder: Path, rows: list[dict]) -> None:
     if not lines:
         return
     steps, scores = ([line[name] for line in lines] for name in ("n_steps", "score"))
-    judged = {r["agent"]: r["score"] for r in summary(rows) if r["agent"] != KEEP_ALL_100}
+    means = summary(rows, ["score"])
+    judged = {r["agent"]: r["score"] for r in means if r["agent"] != judge.reference}
     rivals = {name: score for name, score in judged.items() if name != TRAINED}
     best = sorted(rivals, key=rivals.get)[-1:]
     shown = [TRAINED, *best, *(n for n in ("uniform",) if n in rivals and n not in best)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-FIELDS = ("n_steps", "n_episodes", "score", "return", "rounds", "Q", "work_used")
+ALWAYS = ("n_steps", "n_episodes", "return", "rounds")
 
 
 class CurveRecorder(BaseCallback):
@@ -15,15 +15,16 @@ class CurveRecorder(BaseCallback):
     A run that goes on from a checkpoint drops the lines after it.
     """
 
-    def __init__(self, path: Path, every: int = 512):
+    def __init__(self, path: Path, every: int = 512, figures: tuple[str, ...] = ("score", "Q")):
         super().__init__()
-        self.path, self.every = path, every
+        self.path, self.every, self.figures = path, every, figures
+        self.fields = (*ALWAYS, *figures)
         self.episodes: list[dict] = []
         self.due = 0
 
     def _on_training_start(self) -> None:
         kept = [line for line in read_curve(self.path) if line["n_steps"] <= self.num_timesteps]
-        write_curve(self.path, kept)
+        write_curve(self.path, kept, self.fields)
         self.due = self.num_timesteps + self.every
 
     def _on_step(self) -> bool:
@@ -33,13 +34,12 @@ class CurveRecorder(BaseCallback):
         return True
 
     def _append(self) -> None:
-        columns = {"score": "score", "return": "r", "rounds": "l", "Q": "Q",
-                   "work_used": "work_used"}  # fmt: skip
+        columns = {"return": "r", "rounds": "l"} | {name: name for name in self.figures}
         means = {k: float(np.mean([e[v] for e in self.episodes])) for k, v in columns.items()}
         line = {"n_steps": self.num_timesteps, "n_episodes": len(self.episodes), **means}
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, FIELDS).writerow(line)
-        for name in ("score", "Q", "work_used"):
+            csv.DictWriter(file, self.fields).writerow(line)
+        for name in self.figures:
             self.logger.record(f"episode/{name}", line[name])
         self.episodes, self.due = [], self.num_timesteps + self.every
 
@@ -53,14 +53,15 @@ def read_curve(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    whole = (line for line in lines if all(line.get(name) for name in FIELDS))
-    return [{name: float(line[name]) for name in FIELDS} for line in whole]
+        reader = csv.DictReader(file)
+        lines, names = list(reader), reader.fieldnames or []
+    whole = (line for line in lines if all(line.get(name) for name in names))
+    return [{name: float(line[name]) for name in names} for line in whole]
 
 
-def write_curve(path: Path, lines: list[dict[str, float]]) -> None:
+def write_curve(path: Path, lines: list[dict[str, float]], fields: tuple[str, ...]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS)
+        writer = csv.DictWriter(file, fields)
         writer.writeheader()
         writer.writerows(lines)

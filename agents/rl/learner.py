@@ -3,14 +3,26 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import atanh
+from typing import Protocol
 
+import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.environments import AnyEnvironment
 from agents.rl.first_policy import FirstPolicy
+
+
+class AnyLearner(Protocol):
+    """Makes the model that a training run begins with."""
+
+    normalize_reward: bool
+    gamma: float
+
+    def new_model(self, venv: VecEnv, environment: AnyEnvironment, seed: int) -> BaseAlgorithm: ...
 
 
 @dataclass(frozen=True)
@@ -22,9 +34,14 @@ class Learner:
     normalize_reward: bool = True
     gamma: float = 1.0  # of the reward's running spread; the algorithm's own
 
-    def new_model(self, venv: VecEnv, action_kind: str, seed: int) -> BaseAlgorithm:
+    def new_model(self, venv: VecEnv, environment: AnyEnvironment, seed: int) -> BaseAlgorithm:
+        if not isinstance(venv.action_space, gym.spaces.Box):
+            raise ValueError(
+                f"{environment.id} has actions {venv.action_space}; this agent wants numbers: "
+                "choose agent=maskable_ppo."
+            )
         model = self.algorithm(env=venv, seed=seed)
-        start_at(model, self.first.action(action_kind, venv.action_space.shape[0]))
+        start_at(model, self.first.action(environment.action, venv.action_space.shape[0]))
         return model
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import stable_baselines3
+from sb3_contrib import MaskablePPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 WEIGHTS, DESCRIPTION = "agent.zip", "agent.json"
-ALGORITHMS = ("PPO", "SAC")
+ALGORITHMS = {a.__name__: a for a in (stable_baselines3.PPO, stable_baselines3.SAC, MaskablePPO)}
 
 
 @dataclass
@@ -23,6 +24,7 @@ class TrainedAgent:
     path: str
     _model: BaseAlgorithm | None = field(default=None, init=False, repr=False)
     _environment: dict | None = field(default=None, init=False, repr=False)
+    _env: object = field(default=None, init=False, repr=False)  # that it was last bound to
 
     def __post_init__(self):
         self._environment = _description(Path(self.path))["environment"]
@@ -34,20 +36,27 @@ class TrainedAgent:
     def bind(self, env, seed: int = 0) -> "TrainedAgent":
         if self._model is None:
             self._model = load_model(Path(self.path))
-        learned = self._model.action_space
-        if env.action_space.shape != learned.shape:
+        learned, met = self._model, (env.action_space, env.observation_space)
+        if met != (learned.action_space, learned.observation_space):
             raise ValueError(
-                f"agent {self.path} was trained with actions of shape {learned.shape}, this "
-                f"environment takes {env.action_space.shape}; evaluate it on the id it learned "
-                "on (one-shot ids take two numbers fewer)."
+                f"agent {self.path} was trained with actions {learned.action_space} and "
+                f"observations {learned.observation_space}, this environment has {met[0]} and "
+                f"{met[1]}; evaluate it on the id it learned on (one-shot ids take two numbers "
+                "fewer, arcs differ in angles and layers)."
             )
+        self._env = env
         return self
 
     def predict(self, observation, state=None, episode_start=None, deterministic=True):
+        if isinstance(self._model, MaskablePPO):
+            masks = self._env.unwrapped.action_masks()
+            return self._model.predict(
+                observation, state, episode_start, deterministic, action_masks=masks
+            )
         return self._model.predict(observation, state, episode_start, deterministic)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_model": None}  # other processes read it from disk
+        return {**self.__dict__, "_model": None, "_env": None}  # other processes read it from disk
 
 
 def trained_agents(paths: str | Sequence[str]) -> dict[str, TrainedAgent]:
@@ -78,8 +87,8 @@ def load_model(folder: Path, env=None) -> BaseAlgorithm:
 
 def algorithm_named(name: str) -> type[BaseAlgorithm]:
     if name not in ALGORITHMS:
-        raise ValueError(f"algorithm={name!r} is unknown; choose from {ALGORITHMS}.")
-    return getattr(stable_baselines3, name)
+        raise ValueError(f"algorithm={name!r} is unknown; choose from {list(ALGORITHMS)}.")
+    return ALGORITHMS[name]
 
 
 def _description(folder: Path) -> dict:

@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from agents.environments import Environment
+from agents.environments import AnyEnvironment
 from agents.rl.checkpoints import (
     last_checkpoint,
     normalized,
@@ -21,11 +21,9 @@ from agents.rl.checkpoints import (
     steps_of,
 )  # fmt: skip
 from agents.rl.curve import CurveRecorder
-from agents.rl.learner import Learner
+from agents.rl.learner import AnyLearner
 from agents.rl.trained import is_finite
 from engine.parallel import set_threads
-
-EPISODE_FIGURES = ("score", "Q", "work_used")
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ class Schedule:
 
 
 def train(
-    learner: Learner,
-    environment: Environment,
+    learner: AnyLearner,
+    environment: AnyEnvironment,
     schedule: Schedule,
     folder: Path,
     seed: int,
@@ -64,7 +62,7 @@ def train(
     done = steps_of(begun) if begun else 0
     venv = normalized_if(learner, vectorized(environment, schedule, seed + done), begun)
     try:
-        model = resumed(begun, venv) if begun else learner.new_model(venv, environment.action, seed)
+        model = resumed(begun, venv) if begun else learner.new_model(venv, environment, seed)
         progress(done, None)
         if done < schedule.n_steps:
             log = logger(folder / "log", done)
@@ -76,7 +74,7 @@ def train(
     return model
 
 
-def vectorized(environment: Environment, schedule: Schedule, seed: int) -> VecEnv:
+def vectorized(environment: AnyEnvironment, schedule: Schedule, seed: int) -> VecEnv:
     """``n_envs`` training environments, each in a process of its own or all in this one."""
     make = partial(_monitored, environment, schedule.processes)
     makers = [make] * schedule.n_envs
@@ -85,16 +83,16 @@ def vectorized(environment: Environment, schedule: Schedule, seed: int) -> VecEn
     return venv
 
 
-def normalized_if(learner: Learner, venv: VecEnv, checkpoint: Path | None) -> VecEnv:
+def normalized_if(learner: AnyLearner, venv: VecEnv, checkpoint: Path | None) -> VecEnv:
     if not learner.normalize_reward:
         return venv
     return normalized(venv, checkpoint, learner.gamma)
 
 
-def _monitored(environment: Environment, own_process: bool) -> Monitor:
+def _monitored(environment: AnyEnvironment, own_process: bool) -> Monitor:
     if own_process:
         set_threads(1)
-    return Monitor(environment.make_for_training(), info_keywords=EPISODE_FIGURES)
+    return Monitor(environment.make_for_training(), info_keywords=environment.judge.episode_figures)
 
 
 def _learn(model, venv, environment, schedule, folder, log: Logger, progress) -> None:
@@ -102,7 +100,9 @@ def _learn(model, venv, environment, schedule, folder, log: Logger, progress) ->
     keep = partial(save_checkpoint, folder / "checkpoints", model, venv,
                    environment.learner_settings())  # fmt: skip
     callbacks = CallbackList([
-        CurveRecorder(folder / "learning_curve.csv", schedule.curve_every),
+        CurveRecorder(
+            folder / "learning_curve.csv", schedule.curve_every, environment.judge.episode_figures
+        ),
         _Checkpoints(keep, schedule.checkpoint_every),
         _Progress(progress),
     ])  # fmt: skip
@@ -142,6 +142,6 @@ class _Progress(BaseCallback):
         self.progress = progress
 
     def _on_step(self) -> bool:
-        recent = [e["score"] for e in self.model.ep_info_buffer]
+        recent = [e["score"] for e in self.model.ep_info_buffer if e["score"] == e["score"]]
         self.progress(self.num_timesteps, sum(recent) / len(recent) if recent else None)
         return True

@@ -38,6 +38,10 @@ class Anchors:
     reference_metrics: dict  # of keep-all at 100 evaluations, {structure: {metric: value}}
     quality: dict  # ClinicalQuality.as_dict()
 
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        return tuple(self.rho_uniform)
+
     def excess(self, objective: float) -> float:
         """ρ = F − F*, not below the floor that rounding sets."""
         return max(objective - self.f_star, FLOOR * self.rho_all)
@@ -112,7 +116,9 @@ def compute_anchors(
         noise={b: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for b, v in log_rho.items()},
         work_all=problem.n_nonzeros * EVALUATIONS,
         reference_metrics=_metrics(problem, evaluation, keep_all.weights),
-        quality=_quality(problem, converged.weights, evaluation, goals, quality_evaluations),
+        quality=quality_anchors(
+            problem, converged.weights, evaluation, goals, quality_evaluations
+        ),
     )
 
 
@@ -126,8 +132,11 @@ def _uniform_value(problem, start, candidates, budget: float, index: int) -> flo
     return problem.value_of_dose(problem.influence.dose(solution.weights))
 
 
-def _quality(problem, balanced, evaluation, goals, evaluations: int) -> dict:
-    """Anchors of Q from three converged plans: target first, balanced, organs first."""
+def quality_anchors(
+    problem: PlanningProblem, balanced: np.ndarray, evaluation: PlanEvaluation,
+    goals: tuple[Goal, ...], evaluations: int,
+) -> dict:  # fmt: skip
+    """Q's anchors, as a dict, from converged plans: target first, balanced, organs first."""
     solver = LBFGSB(max_evaluations=evaluations, tolerance=1e-6)
     plans = [_metrics(problem, evaluation, balanced)]
     for factor in (1.0 / PRIORITY, PRIORITY):

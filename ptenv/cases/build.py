@@ -1,17 +1,12 @@
 """Build a voxel-mask case from its recipe: patient, spots, influence matrix, features, anchors."""
 
-import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from time import perf_counter
 
 import numpy as np
-from scipy.ndimage import map_coordinates
 
 from engine.dose.pencil_beam.engine import PencilBeamEngine
 from engine.dose.quantities import RbeDose
 from engine.evaluation.goals import head_and_neck_goals
-from engine.evaluation.scorecard import Goal
 from engine.geometry.plan import Beam, Plan
 from engine.geometry.spots import SpotSettings, place_spots
 from engine.machine.library import load_machine
@@ -25,10 +20,20 @@ from engine.optimization.regions import Region, regions_on
 from engine.optimization.voxel_sampling import equation_1_mask, relative_constraints
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient
-from engine.patient.structures import DoseStructures, distance_mm, on_grid
+from engine.patient.structures import distance_mm
 from ptenv.cases.anchors import compute_anchors
 from ptenv.cases.case import BODY, GROUPS, Case, judged_rows
+from ptenv.cases.progress import teller
 from ptenv.cases.recipe import MACHINE, VoxelMaskRecipe
+from ptenv.cases.scored import (
+    hu_on,
+    metric_names,
+    scored_goals,
+    scored_grid,
+    scored_volume_cm3,
+    scored_voxels,
+    structures_on,
+)  # fmt: skip
 
 LONG_BUILD_NONZEROS = 20_000_000  # from here on the anchors take more than some seconds
 SERIAL = ("SpinalCord", "Brainstem")
@@ -48,10 +53,10 @@ def build_case(recipe: VoxelMaskRecipe) -> Case:
             lateral_margin_mm=recipe.lateral_margin_mm,
         ),
     )  # fmt: skip
-    structures = _structures(patient, grid)
+    structures = structures_on(patient, grid)
     fraction, distance = head_and_neck_fractions(patient, structures, recipe.ring_mm)
     objectives = head_and_neck_objectives(patient)
-    voxels = _scored_voxels(fraction, objectives)
+    voxels = scored_voxels(fraction, objectives)
     influence = PencilBeamEngine(lateral_cutoff=recipe.lateral_cutoff).influence(
         patient, plan, grid, voxels=voxels
     )
@@ -62,7 +67,7 @@ def build_case(recipe: VoxelMaskRecipe) -> Case:
         RbeDose(patient.n_fractions), plan.machine.min_spot_weight,
     )  # fmt: skip
     names = [n for n in (*patient.targets, *patient.organs, RING, BODY) if n in regions]
-    volumes = {n: _volume(fraction, n, grid, len(voxels)) for n in names}
+    volumes = {n: scored_volume_cm3(fraction, n, grid, len(voxels)) for n in names}
     prescriptions = {t: float(g) for t, g in patient.prescription_gy.items()}
     group, depth, organ_distance = _row_features(patient, grid, fraction, distance, voxels)
     case = Case(
@@ -70,69 +75,18 @@ def build_case(recipe: VoxelMaskRecipe) -> Case:
         evaluation=judged_rows(regions, names, len(voxels), volumes, prescriptions),
         prescription_gy=prescriptions, volumes_cm3=volumes, group=group, depth_mm=depth,
         organ_distance_mm=organ_distance, candidates=_candidates(patient, influence, regions),
-        start_weights=initial_weights(problem), hu=_hu_on(patient, grid), plan=_plain(plan),
+        start_weights=initial_weights(problem), hu=hu_on(patient, grid), plan=_plain(plan),
     )  # fmt: skip
-    tell = _teller(case)
+    tell = teller(case.case_id, influence.n_nonzeros > LONG_BUILD_NONZEROS)
     tell(f"{influence.n_rows} voxels, {influence.n_spots} spots, {influence.n_nonzeros} nonzeros")
-    goals = _goals(patient, names)
-    wanted = replace(case.evaluation, metrics={g.structure: _metric_names(goals, g) for g in goals})
+    goals = scored_goals(patient, names)
+    wanted = replace(case.evaluation, metrics={g.structure: metric_names(goals, g) for g in goals})
     anchors = compute_anchors(
         problem, case.start_weights, case.candidates, wanted, goals, recipe.budgets,
         recipe.n_anchor_masks, recipe.converged_evaluations, recipe.quality_evaluations,
         tell,
     )  # fmt: skip
     return case.with_anchors(anchors)
-
-
-def _teller(case: Case) -> Callable[[str], None]:
-    """Says on standard error what a build of minutes is at; small cases are built in silence."""
-    began, large = perf_counter(), case.influence.n_nonzeros > LONG_BUILD_NONZEROS
-
-    def tell(text: str) -> None:
-        if large:
-            seconds = perf_counter() - began
-            print(f"building case {case.case_id}, {seconds:.0f} s: {text}", file=sys.stderr)
-
-    return tell
-
-
-def scored_grid(patient: Patient, spacing_mm: float, ring_mm: float) -> Grid:
-    """Cubes around everything that is scored: targets with their ring, and the organs."""
-    around, _ = patient.grid.cropped(patient.target_union(), ring_mm + spacing_mm)
-    lower, upper = around.lower_mm, around.upper_mm
-    for organ in patient.organs:
-        mask = patient.mask(organ)
-        if mask.any():
-            box, _ = patient.grid.cropped(mask)
-            lower, upper = np.minimum(lower, box.lower_mm), np.maximum(upper, box.upper_mm)
-    shape = np.maximum(1, np.ceil((upper - lower) / spacing_mm - 1e-6)).astype(int)[::-1]
-    origin = (lower + 0.5 * spacing_mm)[::-1]
-    return Grid(tuple(shape), (spacing_mm,) * 3, tuple(origin))
-
-
-def _structures(patient: Patient, grid: Grid) -> DoseStructures:
-    """Structures on the dose grid, from the part of the CT that it covers."""
-    low, high = patient.grid.index_of(np.stack([grid.lower_mm, grid.upper_mm]))
-    margin = 3  # voxels: the smooth surface of a mask looks at its neighbors
-    shape = np.array(patient.grid.shape)
-    first = np.clip(np.floor(low).astype(int) - margin, 0, shape - 1)
-    stop = np.clip(np.ceil(high).astype(int) + margin + 1, first + 1, shape)
-    cut = tuple(slice(a, b) for a, b in zip(first, stop))
-    origin = np.array(patient.grid.origin_mm) + first * np.array(patient.grid.spacing_mm)
-    part = Grid(tuple(stop - first), patient.grid.spacing_mm, tuple(origin))
-    near = {n: replace(s, mask=s.mask[cut]) for n, s in patient.structures.items()}
-    return on_grid(replace(patient, grid=part, hu=patient.hu[cut], structures=near), grid)
-
-
-def _scored_voxels(fraction, objectives) -> np.ndarray:
-    asked = sorted({o.structure for o in objectives})
-    inside = np.logical_or.reduce([fraction[name] > 1e-3 for name in asked])
-    return np.flatnonzero(inside).astype(np.uint32)
-
-
-def _volume(fraction, name: str, grid: Grid, n_rows: int) -> float:
-    inside = n_rows if name == BODY else fraction[name].sum(dtype=np.float64)
-    return float(inside) * grid.voxel_volume_cm3
 
 
 def _row_features(patient: Patient, grid: Grid, fraction, to_target, voxels):
@@ -191,31 +145,6 @@ def _candidates(patient: Patient, influence, regions) -> np.ndarray:
         [regions[t] for t in patient.targets if t in regions],
         relative_constraints(organs, limits, patient.prescription_gy[patient.targets[0]]),
     )
-
-
-def _goals(patient: Patient, names: list[str]) -> tuple[Goal, ...]:
-    """The default goals on what the case scores; integral dose is the mean over all of it."""
-    goals = [
-        replace(g, structure=BODY) if g.structure == patient.external.name else g
-        for g in head_and_neck_goals(patient, RING, integral=True)
-    ]
-    return tuple(g for g in goals if g.structure in names)
-
-
-def _metric_names(goals: tuple[Goal, ...], goal: Goal) -> tuple[str, ...]:
-    return tuple(g.metric for g in goals if g.structure == goal.structure)
-
-
-def _hu_on(patient: Patient, grid: Grid) -> np.ndarray:
-    """CT numbers at the dose grid's centers, (nz, ny, nx) int16; air beyond the CT."""
-    axes = [
-        (axis - origin) / spacing
-        for axis, origin, spacing in zip(
-            grid.axes_mm(), patient.grid.origin_mm, patient.grid.spacing_mm, strict=True
-        )
-    ]
-    at = np.stack(np.meshgrid(*axes, indexing="ij"))
-    return map_coordinates(patient.hu, at, order=1, mode="nearest").astype(np.int16)
 
 
 def _plain(plan: Plan) -> dict:

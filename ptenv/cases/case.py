@@ -58,6 +58,10 @@ class Case:
         return self.problem.influence
 
     @property
+    def nbytes(self) -> int:
+        return self.influence.nbytes
+
+    @property
     def grid(self) -> Grid:
         return self.influence.grid
 
@@ -147,7 +151,7 @@ class Case:
             grid, **{name: arrays[f"influence.{name}"] for name in _INFLUENCE}
         )
         regions = {
-            name: _stored_region(
+            name: stored_region(
                 arrays[f"region{i}.rows"], arrays[f"region{i}.volume"],
                 arrays.get(f"region{i}.distance_mm"),
             )
@@ -182,7 +186,7 @@ def judged_rows(
     return PlanEvaluation(judged, prescription_gy, n_rows, judged[BODY])
 
 
-def _stored_region(rows, volume, distance_mm) -> Region:
+def stored_region(rows, volume, distance_mm) -> Region:
     """A region that was checked when it was made: scaling it once more would change its bits."""
     region = object.__new__(Region)
     for name, value in (("rows", rows), ("volume", volume), ("distance_mm", distance_mm)):

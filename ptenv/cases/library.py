@@ -2,21 +2,46 @@
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
 
 from ptenv.cases.build import build_case
 from ptenv.cases.case import Case
+from ptenv.cases.energy_layer_build import build_energy_layer_case
+from ptenv.cases.energy_layer_case import EnergyLayerCase
+from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
 from ptenv.cases.recipe import VoxelMaskRecipe
 from ptenv.cases.store import CacheWarning, CaseStore
 
 IN_MEMORY = 96  # cases of this process; the arrays of cached ones are maps of the store's files
 IN_MEMORY_BYTES = 4e9  # of influence matrices that were built without the disk cache
 
-_memory: "OrderedDict[str, Case]" = OrderedDict()
+AnyRecipe = VoxelMaskRecipe | EnergyLayerRecipe
+AnyCase = Case | EnergyLayerCase
+
+
+class Kind(NamedTuple):
+    """One kind of case: its recipe, how it is built, and what it is once built."""
+
+    recipe: type
+    build: Callable
+    case: type
+
+
+KINDS = {
+    kind.recipe.__name__: kind
+    for kind in (
+        Kind(VoxelMaskRecipe, build_case, Case),
+        Kind(EnergyLayerRecipe, build_energy_layer_case, EnergyLayerCase),
+    )
+}
+
+_memory: "OrderedDict[str, AnyCase]" = OrderedDict()
 _held: dict[str, int] = {}  # bytes of the cases that are not on disk
 _stores: dict[str, CaseStore] = {}
 
 
-def load_case(recipe: VoxelMaskRecipe, cache: bool = True) -> Case:
+def load_case(recipe: AnyRecipe, cache: bool = True) -> AnyCase:
     """The case of a recipe; ``cache=False`` builds it and leaves the disk alone."""
     key = recipe.key()
     if key in _memory:
@@ -24,10 +49,10 @@ def load_case(recipe: VoxelMaskRecipe, cache: bool = True) -> Case:
         return _memory[key]
     if cache:
         return _from_store(key, recipe)
-    return _remember(build_case(recipe), on_disk=False)
+    return _remember(_kind(recipe).build(recipe), on_disk=False)
 
 
-def recalled_case(settings: dict, key: str) -> Case:
+def recalled_case(settings: dict, key: str, kind: str = VoxelMaskRecipe.__name__) -> AnyCase:
     """A case that was named by its recipe and key: what unpickling one does.
 
     It is read from memory or the disk cache, or built anew; nothing is written to disk.
@@ -36,8 +61,8 @@ def recalled_case(settings: dict, key: str) -> Case:
         return _memory[key]
     entry = _store().read(key)
     if entry is not None:
-        return _remember(Case.from_entry(*entry))
-    recipe = VoxelMaskRecipe(**settings)
+        return _remember(KINDS[kind].case.from_entry(*entry))
+    recipe = KINDS[kind].recipe(**settings)
     if recipe.key() != key:
         raise ValueError(
             f"case {settings['patient']!r} was pickled with key {key} but has {recipe.key()} now: "
@@ -53,13 +78,13 @@ def forget_cases() -> None:
     _stores.clear()
 
 
-def _from_store(key: str, recipe: VoxelMaskRecipe) -> Case:
-    store = _store()
+def _from_store(key: str, recipe: AnyRecipe) -> AnyCase:
+    store, kind = _store(), _kind(recipe)
     entry = store.read(key)
     if entry is not None:
-        return _remember(Case.from_entry(*entry))
+        return _remember(kind.case.from_entry(*entry))
     store.require_writable()  # before minutes are spent on building
-    case = build_case(recipe)
+    case = kind.build(recipe)
     try:
         store.write(key, *case.as_entry())
     except OSError as error:
@@ -68,12 +93,16 @@ def _from_store(key: str, recipe: VoxelMaskRecipe) -> Case:
     entry = store.read(key)
     if entry is None:  # a full disk, or evicted at once
         return _remember(case, on_disk=False)
-    return _remember(Case.from_entry(*entry))
+    return _remember(kind.case.from_entry(*entry))
 
 
-def _remember(case: Case, on_disk: bool = True) -> Case:
+def _kind(recipe: AnyRecipe) -> Kind:
+    return KINDS[type(recipe).__name__]
+
+
+def _remember(case: AnyCase, on_disk: bool = True) -> AnyCase:
     _memory[case.key] = case
-    _held[case.key] = 0 if on_disk else case.influence.nbytes
+    _held[case.key] = 0 if on_disk else case.nbytes
     while len(_memory) > 1 and (len(_memory) > IN_MEMORY or sum(_held.values()) > IN_MEMORY_BYTES):
         oldest, _ = _memory.popitem(last=False)
         del _held[oldest]

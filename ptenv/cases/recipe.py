@@ -14,6 +14,7 @@ from engine.geometry.plan import Beam
 from engine.io.openkbp import read_patient
 from engine.machine.library import DATA as MACHINES
 from engine.patient.patient import Patient
+from engine.patient.phantom_nasopharynx import nasopharynx
 from engine.patient.phantoms import head_and_neck
 
 FORMAT = 6  # of what a case holds; a change of numbers anywhere behind it counts it up
@@ -23,7 +24,8 @@ SPLITS = {
     "validation": range(10_000, 10_100),
     "test": range(20_000, 20_200),
 }
-PROCEDURAL = re.compile(r"head-and-neck-(\d+)")
+SITES = ("head-and-neck", "nasopharynx")  # of procedural patients
+PROCEDURAL = re.compile(rf"({'|'.join(SITES)})-(\d+)")
 
 # lowest and highest value of every number; None where a setting may be left to its default
 _BOUNDS = {
@@ -62,8 +64,7 @@ class VoxelMaskRecipe:
     quality_evaluations: int = 60
 
     def __post_init__(self):
-        for f in fields(self):  # 4 and 4.0, (…) and […] are the same case
-            object.__setattr__(self, f.name, _plain(f.name, getattr(self, f.name)))
+        make_plain(self, _BOUNDS, _COUNTS, _OPTIONAL, _LISTS)
         if not self.budgets or not all(0 < b <= 1 for b in self.budgets):
             raise ValueError(f"budgets={self.budgets} must be shares of keep-all's work in (0, 1].")
         if len(set(self.budgets)) < len(self.budgets):
@@ -78,35 +79,60 @@ class VoxelMaskRecipe:
     def key(self) -> str:
         """Hash of all that the case depends on: settings, files of patient and machine, FORMAT."""
         content = {
-            "format": FORMAT, **asdict(self), "patient": self._patient_content(),
-            "machine": _digest(MACHINES / f"{MACHINE}.npz"),
+            "format": FORMAT, **asdict(self), "patient": patient_content(self.patient),
+            "machine": machine_content(),
         }  # fmt: skip
-        return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+        return digest_of_content(content)
 
     def read_patient(self) -> Patient:
-        procedural = PROCEDURAL.fullmatch(self.patient)
-        if procedural:
-            return head_and_neck(
-                int(procedural[1]), spacing_mm=self.ct_spacing_mm, level=self.level,
-                target_volume_cm3=self.target_volume_cm3,
-            )  # fmt: skip
-        return read_patient(_openkbp_path(self.patient))
+        return named_patient(
+            self.patient, self.ct_spacing_mm, self.level, self.target_volume_cm3
+        )
 
     @property
     def case_id(self) -> str:
         """Name of the case without a path."""
-        if PROCEDURAL.fullmatch(self.patient):
-            return self.patient
-        return f"openkbp:{_openkbp_path(self.patient).stem}"
-
-    def _patient_content(self) -> str:
-        if PROCEDURAL.fullmatch(self.patient):
-            return self.patient
-        return _digest(_openkbp_path(self.patient))
+        return name_without_path(self.patient)
 
 
-def procedural_id(seed: int) -> str:
-    return f"head-and-neck-{seed:05d}"
+def digest_of_content(content: dict) -> str:
+    """Key of a case from all that its numbers depend on."""
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def machine_content() -> str:
+    return _digest(MACHINES / f"{MACHINE}.npz")
+
+
+def patient_content(patient: str) -> str:
+    """What stands for a patient in a key: its name says all, or the hash of its files."""
+    return patient if PROCEDURAL.fullmatch(patient) else _digest(_openkbp_path(patient))
+
+
+def name_without_path(patient: str) -> str:
+    if PROCEDURAL.fullmatch(patient):
+        return patient
+    return f"openkbp:{_openkbp_path(patient).stem}"
+
+
+def named_patient(
+    patient: str, spacing_mm: float, level: str | None = None,
+    target_volume_cm3: tuple[float, float] | None = None,
+) -> Patient:  # fmt: skip
+    """The patient of a case id; the settings are of procedural ones."""
+    procedural = PROCEDURAL.fullmatch(patient)
+    if not procedural:
+        return read_patient(_openkbp_path(patient))
+    site, seed = procedural[1], int(procedural[2])
+    if site == "nasopharynx":
+        return nasopharynx(seed, spacing_mm=spacing_mm)
+    return head_and_neck(
+        seed, spacing_mm=spacing_mm, level=level, target_volume_cm3=target_volume_cm3
+    )
+
+
+def procedural_id(seed: int, site: str = "head-and-neck") -> str:
+    return f"{site}-{seed:05d}"
 
 
 def split_seeds(split: str, n_patients: int | None) -> range:
@@ -129,13 +155,13 @@ def checked_case(case: str) -> str:
         raise ValueError(f"case={case!r} must be text: 'head-and-neck-00017' or 'openkbp:PATH'.")
     procedural = PROCEDURAL.fullmatch(case)
     if procedural:
-        return procedural_id(int(procedural[1]))
+        return procedural_id(int(procedural[2]), procedural[1])
     if case.startswith("openkbp:"):
         _openkbp_path(case)
         return case
     raise ValueError(
-        f"case={case!r} is unknown; give 'head-and-neck-NUMBER' (the number is the seed) or "
-        "'openkbp:PATH' with the path of a patient's folder or zip."
+        f"case={case!r} is unknown; give 'head-and-neck-NUMBER' or 'nasopharynx-NUMBER' (the "
+        "number is the seed), or 'openkbp:PATH' with the path of a patient's folder or zip."
     )
 
 
@@ -148,21 +174,34 @@ def _openkbp_path(patient: str) -> Path:
     return Path(path)
 
 
-def _plain(name: str, value):
-    """A setting as float, int or tuple of floats, within its bounds."""
-    if value is None and name in _OPTIONAL:
-        return value
-    if name in _LISTS:
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            raise ValueError(f"{name}={value!r} must be a list of numbers.")
-        return tuple(_number(name, v) for v in value)
-    if name not in _BOUNDS:
-        return value
-    low, high = _BOUNDS[name]
+def make_plain(recipe, bounds: dict, counts=(), optional=(), lists=()) -> None:
+    """Settings as floats, ints and tuples within ``bounds``: 4 and 4.0, (…) and […] are one case.
+
+    ``counts`` are whole numbers, ``optional`` may be None, ``lists`` hold numbers.
+    """
+    for f in fields(recipe):
+        name, value = f.name, getattr(recipe, f.name)
+        if value is None and name in optional:
+            continue
+        if name in lists:
+            value = _numbers(name, value)
+        elif name in bounds:
+            number = _within(name, value, *bounds[name])
+            value = int(number) if name in counts else number
+        object.__setattr__(recipe, name, value)
+
+
+def _numbers(name: str, value) -> tuple[float, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"{name}={value!r} must be a list of numbers.")
+    return tuple(_number(name, v) for v in value)
+
+
+def _within(name: str, value, low: float, high: float) -> float:
     number = _number(name, value)
     if not low <= number <= high:
         raise ValueError(f"{name}={value} must lie in {low} … {high}.")
-    return int(number) if name in _COUNTS else number
+    return number
 
 
 def _number(name: str, value) -> float:

@@ -1,7 +1,6 @@
 """Which voxels enter the plan optimization: the task, and its Gymnasium environment."""
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
 from time import perf_counter
@@ -14,6 +13,7 @@ from engine.optimization.voxel_sampling import thin_to_budget
 from ptenv.cases.case import Case
 from ptenv.cases.library import load_case
 from ptenv.cases.recipe import VoxelMaskRecipe, checked_case, procedural_id, split_seeds
+from ptenv.envs.arguments import checked_options, checked_recipe, constraint_costs
 from ptenv.envs.voxel_mask_actions import FEWEST, MOST, ActionDecoder, RoundChoice, RowSignals
 from ptenv.envs.voxel_mask_observations import CompactObserver, VolumeObserver
 from ptenv.rewards import ScoreReward
@@ -150,7 +150,7 @@ class VoxelMaskTask:
             "target_voxels_per_cm3": float(case.target_voxels_per_cm3),
             "invalid_action": bool(state.invalid_action),
             "is_success": bool(state.score >= 1.0),
-            **_constraint_costs(case, metrics),
+            **constraint_costs(metrics, case.targets[0]),
         }
 
     def _seen(self, case, budget, work_left, round_, weights, mask, n, invalid) -> State:
@@ -244,13 +244,11 @@ class VoxelMaskEnv(gym.Env):
         cache: bool = True,
         render_mode: str | None = None,
     ):
-        if preset not in PRESETS:
-            raise ValueError(f"preset={preset!r} is unknown; choose from {list(PRESETS)}.")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             modes = self.metadata["render_modes"]
             raise ValueError(f"render_mode={render_mode!r} is unknown; choose from {modes}.")
         self.render_mode, self.cache = render_mode, cache
-        self._recipe = _checked_recipe(preset, recipe)
+        self._recipe = checked_recipe(VoxelMaskRecipe, PRESETS, preset, recipe, procedural_id(0))
         self._pool = split_seeds(split, n_patients)
         self._fixed = None if case is None else checked_case(case)
         if budget is not None and budget not in self._recipe.budgets:
@@ -267,7 +265,7 @@ class VoxelMaskEnv(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
-        options = _checked_options(options)
+        options = checked_options(options, ("case", "budget"))
         case = self._case(options.get("case"))
         budget = options.get("budget", self._budget)
         if budget is None:
@@ -343,28 +341,6 @@ class VoxelMaskEnv(gym.Env):
         return load_case(self.case_recipe(self._fixed), self.cache).influence.n_rows
 
 
-def _checked_recipe(preset: str, overrides: Mapping | None) -> VoxelMaskRecipe:
-    if not isinstance(overrides, Mapping | None):
-        raise ValueError(f"recipe={overrides!r} must be a mapping such as {{'dose_grid_mm': 3.0}}.")
-    settings = {**PRESETS[preset], **(overrides or {})}
-    known = sorted(set(VoxelMaskRecipe.__dataclass_fields__) - {"patient"})
-    unknown = [name for name in settings if name not in known]
-    if unknown:
-        hint = " The patient is the argument case." if "patient" in unknown else ""
-        raise ValueError(f"recipe has unknown settings {unknown}; known are {known}.{hint}")
-    return VoxelMaskRecipe(patient=procedural_id(0), **settings)
-
-
-def _checked_options(options: Mapping | None) -> dict:
-    if not isinstance(options, Mapping | None):
-        raise ValueError(f"options={options!r} must be a mapping such as {{'budget': 0.1}}.")
-    options = dict(options or {})
-    unknown = sorted(set(options) - {"case", "budget"})
-    if unknown:
-        raise ValueError(f"options={unknown} of reset are unknown; known are 'case' and 'budget'.")
-    return options
-
-
 def _checked_evaluations(n: int | None, oneshot: bool) -> int:
     """Evaluations of a round with a "mask" action."""
     if n is None:
@@ -380,15 +356,3 @@ def _observer(kind: str, size):
     if kind == "volume":
         return VolumeObserver(size)
     raise ValueError(f"observation={kind!r} is unknown; choose 'compact' or 'volume'.")
-
-
-def _constraint_costs(case: Case, metrics: dict) -> dict[str, float]:
-    """How far cord, brainstem and the hot spot lie above their limits, 0 or more."""
-    cord = metrics.get("SpinalCord", {}).get("D0.1cc[Gy]", 0.0)
-    brainstem = metrics.get("Brainstem", {}).get("D0.1cc[Gy]", 0.0)
-    hottest = metrics[case.targets[0]]["D2%[%]"]
-    return {
-        "cost_cord": float(max(0.0, cord - 45.0)),
-        "cost_brainstem": float(max(0.0, brainstem - 54.0)),
-        "cost_hot_spot": float(max(0.0, hottest - 107.0)),
-    }
