@@ -80,6 +80,38 @@ def penalty_block(
 
 
 @njit(**OPTIONS)
+def penalties_block(
+    block, cuts, start, columns, values, base, weights,
+    term_start, level, term_weight, side, value, partial,
+):  # fmt: skip
+    """As ``penalty_block``, for several weights (n_sets, n_places): a row is read once for all."""
+    n_beams = np.uint64(len(base) - 1)
+    partial[block] = np.float32(0.0)
+    value[block] = 0.0
+    for row in range(cuts[block], cuts[block + 1]):
+        first, last = term_start[row], term_start[row + ONE]
+        if first == last:
+            continue
+        for s in range(np.uint64(len(weights))):
+            mine, dose = weights[s], np.float32(0.0)
+            for beam in range(n_beams):
+                k = row * n_beams + beam
+                dose += chunks_dot(values, columns, start[k], start[k + ONE], mine, base[beam])
+            g, total = np.float32(0.0), 0.0
+            for t in range(first, last):
+                excess = side[t] * (dose - level[t])
+                if excess > np.float32(0.0):
+                    total += np.float64(term_weight[t]) * np.float64(excess) * np.float64(excess)
+                    g += np.float32(2.0) * term_weight[t] * excess * side[t]
+            value[block, s] += total
+            if g != np.float32(0.0):
+                goal = partial[block, s]
+                for beam in range(n_beams):
+                    k = row * n_beams + beam
+                    chunks_add(values, columns, start[k], start[k + ONE], g, goal, base[beam])
+
+
+@njit(**OPTIONS)
 def pad_weights(weights, scale, column_of, padded):
     """Scaled weights at their padded places."""
     for j in range(np.uint64(len(column_of))):

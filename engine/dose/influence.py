@@ -250,6 +250,24 @@ class InfluenceMatrix:
             kernels.gather_gradient(partial[a:b], self.scale, self._column_of, gradient[part])
         return np.add.reduceat(value, block_of[:-1]), gradient
 
+    def penalties(
+        self, weights: np.ndarray, rows: RowPenalty
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values (n_sets,) float64 and gradients (n_sets, n_spots) float32 of a row penalty for
+        several weights (n_sets, n_spots), in one pass over the matrix."""
+        if len(rows.start) != self.n_rows + 1:
+            raise ValueError(f"rows covers {len(rows.start) - 1} rows, the matrix {self.n_rows}.")
+        padded = np.stack([self._padded_weights(w) for w in weights])
+        partial = np.empty((self._n_blocks, *padded.shape), np.float32)
+        value = np.empty((self._n_blocks, len(padded)))
+        run_blocks(
+            kernels.penalties_block, self._n_blocks, self._cuts, self.start, self.columns,
+            self.values, self._base, padded, rows.start, rows.level, rows.weight, rows.side,
+            value, partial,
+        )  # fmt: skip
+        gradients = [self._gradient(partial[:, s]) for s in range(len(padded))]
+        return value.sum(axis=0), np.stack(gradients)
+
     def rows(self, chosen: np.ndarray) -> "InfluenceMatrix":
         """A compacted copy of some rows: a bool mask (n_rows,) or ascending row indices."""
         chosen = np.asarray(chosen)

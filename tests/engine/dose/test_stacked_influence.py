@@ -208,3 +208,19 @@ def test_beams_that_do_not_exist_or_repeat_are_refused(parts):
     for wrong in ([], [0.5], 1):
         with pytest.raises(ValueError, match="one beam index or more"):
             parts[0].beams_only(wrong)
+
+
+def test_penalties_of_several_weights_are_those_one_by_one(parts, small_blocks):
+    sets = np.random.default_rng(2).uniform(0.0, 1e8, (3, 64))
+    rows, before = penalty(N_ROWS), parallel.threads()
+    values, gradients = parts[0].penalties(sets, rows)
+    for weights, value, gradient in zip(sets, values, gradients):
+        expected, slope = parts[0].penalty(weights, rows)
+        assert value == pytest.approx(expected, rel=1e-12)
+        np.testing.assert_array_equal(gradient, slope)
+    parallel.set_threads(before + 1)
+    again, slopes = parts[0].penalties(sets, rows)
+    np.testing.assert_array_equal(again, values)
+    np.testing.assert_array_equal(slopes, gradients)
+    with pytest.raises(ValueError, match="rows covers 33 rows, the matrix 90"):
+        parts[0].penalties(sets, penalty(33))

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from engine.dose.influence import InfluenceMatrix
 from engine.dose.quantities import RbeDose
+from engine.dose.scenario_interpolation import InterpolatedScenarios
 from engine.optimization.objectives import MaxDose, MaxDVH, MeanDose, UniformDose
 from engine.optimization.problem import PlanningProblem
 from engine.optimization.regions import Region
@@ -325,3 +327,33 @@ def test_an_objective_on_one_beam_may_be_there_when_it_is_not_robust(phantom, do
     objectives = (OBJECTIVES[0], MaxDose("organ", 5.0, beam=1))
     problem = RobustProblem(doses, phantom[1], objectives, RbeDose(35), robust=(True, False))
     assert_gradient_is_the_slope(problem, a_start(problem), rel=3e-3)
+
+
+def test_interpolated_doses_are_optimized_like_accurate_ones(phantom, doses):
+    # every third spot of the nominal scenario, moved by one or two places: known to the last digit
+    whole, n = doses.nominal, doses.n_spots
+    maps = []
+    for step in (0, 1, 2):
+        at = (3 * np.arange(n // 3) + step, np.arange(n // 3))
+        maps.append(csr_array((np.ones(n // 3, np.float32), at), shape=(n, n // 3)))
+    starts = np.array([0, n // 6, n // 3])
+    approximate = InterpolatedScenarios(whole, tuple(maps), starts)
+    dense = whole.to_dense()
+    accurate = AccurateScenarios(InfluenceMatrix.stacked([
+        InfluenceMatrix.from_dense(whole.grid, whole.voxels, dense @ m.toarray(), starts)
+        for m in maps
+    ]), 3)  # fmt: skip
+    for flags in (None, (True, False, True)):
+        problems = [
+            RobustProblem(d, phantom[1], OBJECTIVES, RbeDose(35), robust=flags)
+            for d in (approximate, accurate)
+        ]
+        weights = a_start(problems[1])
+        (value, gradient), (expected, slope) = (p.evaluate(weights) for p in problems)
+        assert value == pytest.approx(expected, rel=1e-3)
+        np.testing.assert_allclose(gradient, slope, rtol=1e-2, atol=1e-3 * abs(slope).max())
+        values = [p.values(weights) for p in problems]
+        np.testing.assert_allclose(*values, rtol=1e-3)
+        solutions = [solve_worst_case(p, LBFGSB(60), p.initial_weights()) for p in problems]
+        found = [problems[1].worst(s.weights) for s in solutions]
+        assert found[0] == pytest.approx(found[1], rel=0.1)
