@@ -10,15 +10,14 @@ import pytest
 from agents.baselines import voxel_mask
 from agents.environments import chosen_cases, prepare_cases
 from agents.evaluation import (
-    COLUMNS,
     Trials,
     by_budget,
     evaluate,
     interquartile_mean,
-    keep_all_row,
     packed,
     summary,
 )
+from agents.voxel_mask_judge import COLUMNS, VoxelMaskJudge
 from ptenv.cases.library import load_case
 
 CASES = ["head-and-neck-00001", "head-and-neck-00000"]
@@ -43,7 +42,7 @@ def test_agents_meet_the_same_seeds(rows):
 
 
 def test_the_table_has_every_column(rows):
-    for row in summary(rows):
+    for row in summary(rows, list(COLUMNS)):
         assert set(COLUMNS) <= set(row)
         assert np.isfinite(row["score"])
 
@@ -75,7 +74,7 @@ def test_several_processes_find_the_same(environment, rows):
 
 def test_keep_all_is_the_reference(environment):
     case = load_case(environment.make().unwrapped.case_recipe(CASES[0]))
-    row = keep_all_row(case)
+    row = VoxelMaskJudge.reference_row(case)
     assert row["score"] == 1.0
     assert row["dD95_high"] == row["dD95_worst"] == 0.0
 
@@ -83,11 +82,12 @@ def test_keep_all_is_the_reference(environment):
 def test_a_mean_runs_over_cases_not_episodes():
     rows = [{"agent": "a", "case": c, "budget": 0.1, "score": s}
             for c, s in (("x", 0.0), ("x", 0.0), ("y", 1.0))]  # fmt: skip
-    (row,) = summary(rows)
+    (row,) = summary(rows, list(COLUMNS))
     assert row["score"] == 0.5
     assert row["score_se"] == pytest.approx(0.5)
     assert np.isnan(row["Q"])
-    assert by_budget(rows) == [{"agent": "a", "10 %": pytest.approx(1 / 3)}]
+    found = by_budget(rows, VoxelMaskJudge.budget_title)
+    assert found == [{"agent": "a", "10 %": pytest.approx(1 / 3)}]
 
 
 def test_the_interquartile_mean_drops_a_quarter_at_each_end():

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.evaluation import COLUMNS
 from agents.rl.checkpoints import last_checkpoint, steps_of
+from agents.voxel_mask_judge import COLUMNS
 from scripts import cli
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 
 def test_an_agent_is_not_played_where_actions_have_another_length(folder):
     env = gym.make("ptenv/VoxelMask-oneshot-mini-v0", action="field")
-    with pytest.raises(ValueError, match=r"shape \(23,\), this environment takes \(21,\)"):
+    with pytest.raises(ValueError, match=r"\(23,\).*this environment has .*\(21,\)"):
         TrainedAgent(str(folder)).bind(env)
 
 

@@ -9,7 +9,7 @@ import torch
 from stable_baselines3 import PPO, SAC
 
 from agents.rl.checkpoints import last_checkpoint, steps_of
-from agents.rl.curve import FIELDS, read_curve, write_curve
+from agents.rl.curve import ALWAYS, read_curve, write_curve
 from agents.rl.first_policy import FirstPolicy
 from agents.rl.learner import Learner
 from agents.rl.loggers import csv_logger, wandb_logger
@@ -107,7 +107,7 @@ def test_a_saved_agent_plays_like_the_model(environment, tmp_path):
 
 def test_the_untrained_policy_starts_at_the_first_action(environment):
     venv = vectorized(environment, SCHEDULE, 0)
-    fresh = LEARNER.new_model(venv, "field", 0)
+    fresh = LEARNER.new_model(venv, environment, 0)
     bias = fresh.policy.action_net.bias.detach().numpy()
     assert np.array_equal(bias, FirstPolicy().action("field", len(bias)))
 
@@ -127,8 +127,9 @@ def test_wandb_offline_needs_no_account(environment, tmp_path, monkeypatch):
 
 def test_a_curve_without_its_last_half_line_is_read(tmp_path):
     path = tmp_path / "curve.csv"
-    line = dict.fromkeys(FIELDS, 1.0)
-    write_curve(path, [line])
+    fields = (*ALWAYS, "score")
+    line = dict.fromkeys(fields, 1.0)
+    write_curve(path, [line], fields)
     with path.open("a") as file:
         file.write("2,3,0.")
     assert read_curve(path) == [line]

@@ -103,7 +103,7 @@ def test_q_is_anchored_by_plans_of_both_priorities(case, monkeypatch):
     asked = []
     monkeypatch.setattr(anchors, "_reweighted", lambda problem, by: asked.append(by) or problem)
     goals = case.quality.scorecard.goals
-    anchors._quality(case.problem, case.start_weights, case.evaluation, goals, 2)
+    anchors.quality_anchors(case.problem, case.start_weights, case.evaluation, goals, 2)
     assert sorted(asked) == [1.0 / anchors.PRIORITY, anchors.PRIORITY]
 
 

@@ -1,6 +1,5 @@
 from dataclasses import replace
 from itertools import combinations
-from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -9,13 +8,13 @@ import pytest
 import ptenv  # noqa: F401  registers the ids
 from engine.optimization.solvers import LBFGSB
 from ptenv.cases.anchors import EVALUATIONS
+from ptenv.envs.arguments import constraint_costs
 from ptenv.envs.voxel_mask import (
     LEAST_SHARE,
     SPENT,
     RoundChoice,
     VoxelMaskEnv,
     VoxelMaskTask,
-    _constraint_costs,
 )
 
 
@@ -213,7 +212,7 @@ def test_constraint_signals_are_what_lies_above_the_limit(hot, cord, stem, costs
     organs = {"SpinalCord": cord, "Brainstem": stem}
     metrics = {name: {"D0.1cc[Gy]": gy} for name, gy in organs.items() if gy is not None}
     metrics["PTV_7000"] = {"D2%[%]": hot}
-    found = _constraint_costs(SimpleNamespace(targets=("PTV_7000", "PTV_5600")), metrics)
+    found = constraint_costs(metrics, "PTV_7000")
     assert found == dict(zip(("cost_hot_spot", "cost_cord", "cost_brainstem"), costs))
 
 
