@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from agents.environments import preload_workers
 from agents.evaluation import mean_score
-from agents.rl.trained import trained_agents
+from agents.trained import trained_agents
 from engine.parallel import threads
 from scripts.comparison import build_cases, compare, tables
 from scripts.record import output_folder, save_record

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from agents.environments import preload_workers
 from agents.headroom import headroom, headroom_rows, search_all
-from agents.rl.trained import trained_agents
+from agents.trained import trained_agents
 from engine.parallel import threads
 from ptenv.cases.library import load_case
 from ptenv.rendering import score_table

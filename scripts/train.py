@@ -1,4 +1,4 @@
-"""Train an agent by reinforcement learning and compare it with the baselines on new patients.
+"""Train an agent, by reinforcement or on whole arcs, and compare it with baselines.
 
 Writes into the folder ``output``: agent/ (the trained agent), checkpoints/, learning_curve.csv and
 .png, log/, scores.txt and .csv, episodes.csv and .jsonl, pictures/, config.yaml, record.json. A run
@@ -18,8 +18,9 @@ from agents.environments import preload_workers
 from agents.evaluation import mean_score, summary
 from agents.rl.checkpoints import last_checkpoint
 from agents.rl.curve import read_curve
-from agents.rl.trained import TrainedAgent, save_agent
+from agents.rl.trained import save_agent
 from agents.rl.training import train
+from agents.trained import trained_agent
 from engine.parallel import threads
 from ptenv.rendering import learning_curve, save
 from scripts.comparison import build_cases, compare, tables
@@ -45,13 +46,17 @@ def run(cfg: DictConfig) -> float:
     preload_workers("agents.rl.training", "agents.evaluation")
     print(f"Writing to {folder}/ (the same command with output={folder} goes on after a stop)")
 
-    build_cases(environment, environment.training_cases(), workers, "Patients to learn on")
-    build_cases(environment, cases, workers, "Patients to judge on")
-    with stage("Training") as notes, _progress(schedule.n_steps) as progress:
-        model = train(learner, environment, schedule, folder, cfg.seed, logger, progress)
-        save_agent(model, folder / "agent", environment.learner_settings())
-        notes.append(f"{model.num_timesteps} steps of {environment.id}")
-    agents[TRAINED] = TrainedAgent(str(folder))
+    if hasattr(learner, "learn"):  # on whole arcs, without episodes
+        build_cases(environment, cases, workers, "Patients to judge on")
+        _learn(learner, environment, folder, cfg.seed)
+    else:
+        build_cases(environment, environment.training_cases(), workers, "Patients to learn on")
+        build_cases(environment, cases, workers, "Patients to judge on")
+        with stage("Training") as notes, _progress(schedule.n_steps) as progress:
+            model = train(learner, environment, schedule, folder, cfg.seed, logger, progress)
+            save_agent(model, folder / "agent", environment.learner_settings())
+            notes.append(f"{model.num_timesteps} steps of {environment.id}")
+    agents[TRAINED] = trained_agent(str(folder))
     rows = compare(environment, agents, cases, trials, workers, folder, TRAINED)
     _draw_curve(folder, rows, environment.judge)
 
@@ -59,12 +64,46 @@ def run(cfg: DictConfig) -> float:
     return mean_score(rows, TRAINED)
 
 
+def _learn(learner, environment, folder: Path, seed: int) -> None:
+    """Train a network on the training arcs, with the expected end, and draw its losses."""
+    with stage("Arcs to learn on") as notes:
+        examples = learner.examples(environment)
+        notes.append(f"{len(examples)} arcs of {examples[0].shape[0]} angles")
+    with stage("Training") as notes, _epochs() as progress:
+        learner.learn(examples, folder, seed, progress)
+        notes.append(learner.summary(folder))
+    curves = learner.curves(folder)
+    if curves:
+        figure = learning_curve(curves, x_label="epochs", y_label="loss")
+        save(figure, folder / "learning_curve.png")
+
+
+@contextmanager
+def _epochs() -> Iterator[Callable[[str, int, int, float], None]]:
+    """A bar per run of training; elsewhere than on a terminal a line every tenth of it."""
+    bars: dict[str, tqdm] = {}
+
+    def show(run: str, done: int, total: int, loss: float) -> None:
+        if run not in bars:
+            bars[run] = tqdm(total=total, unit="epoch", desc=run, leave=False, disable=None)
+        bar = bars[run]
+        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        bar.update(done - bar.n if not bar.disable else 0)
+        if bar.disable and done % max(1, total // 4) == 0:
+            print(f"\n  {run}: {done} of {total} epochs, loss {loss:.4f}", end=" ", flush=True)
+
+    yield show
+    for bar in bars.values():
+        bar.close()
+    print(flush=True)
+
+
 def _refuse_another_run(cfg: DictConfig, folder: Path) -> None:
     """A folder with checkpoints is gone on with only by the same agent in the same environment."""
     if cfg.resume not in ("auto", "never"):
         raise ValueError(f"resume={cfg.resume} is unknown; choose auto or never.")
     begun = last_checkpoint(folder / "checkpoints")
-    if begun is None:
+    if begun is None and not list(folder.rglob("last.ckpt")):
         return
     if cfg.resume == "never":
         raise ValueError(f"output={folder} holds a run already; name another, or resume=auto.")

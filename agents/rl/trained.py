@@ -1,7 +1,6 @@
 """A trained agent as it is kept on disk: stable-baselines3's zip, and what it was trained in."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,12 +56,6 @@ class TrainedAgent:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_model": None, "_env": None}  # other processes read it from disk
-
-
-def trained_agents(paths: str | Sequence[str]) -> dict[str, TrainedAgent]:
-    """Agents by the names of their folders; a single path may stand alone."""
-    paths = [paths] if isinstance(paths, str) else list(paths)
-    return {Path(path).name: TrainedAgent(path) for path in paths}
 
 
 def save_agent(model: BaseAlgorithm, folder: Path, environment: dict[str, str]) -> Path:

@@ -11,7 +11,7 @@ from engine.dose.quantities import RbeDose
 from engine.geometry.arc import TARGET, ArcGeometry, arc_geometry
 from engine.geometry.delivery import DeliveryModel, SwitchingTable
 from engine.machine.library import load_machine
-from engine.optimization.arc import ArcPlan, ArcPlanner, KeptLayers, TracedLayers, thinned_layers
+from engine.optimization.arc import ArcPlan, KeptLayers, thinned_layers
 from engine.optimization.head_and_neck import (
     RING,
     head_and_neck_fractions,
@@ -40,14 +40,11 @@ from ptenv.cases.scored import (
 SPARED = ("Brainstem", "SpinalCord", "Parotid")  # organs with a spot-count matrix of their own
 RAY_PITCH_MM = 2.0
 BOUND_SPACING_MM = 5.0  # of the layers that the bound chooses from, in water
-LONG_BUILD_NONZEROS = 10_000_000  # of one layer an angle: from here on anchors take a while
 
 
 def build_energy_layer_case(recipe: EnergyLayerRecipe) -> EnergyLayerCase:
     """The finished case; deterministic."""
-    patient, machine = recipe.read_patient(), load_machine(MACHINE)
-    geometry = arc_geometry(patient, machine, recipe.arc, recipe.arc_settings, patient.targets[0])
-    counts = spot_counts(geometry)
+    patient, geometry, counts, sequencing = arc_inputs(recipe)
     grid = scored_grid(patient, recipe.dose_grid_mm, recipe.ring_mm)
     fraction, distance = head_and_neck_fractions(
         patient, structures_on(patient, grid), recipe.ring_mm
@@ -55,7 +52,7 @@ def build_energy_layer_case(recipe: EnergyLayerRecipe) -> EnergyLayerCase:
     objectives = head_and_neck_objectives(patient)
     voxels = scored_voxels(fraction, objectives)
     engine = PencilBeamEngine(lateral_cutoff=recipe.lateral_cutoff, ray_pitch_mm=RAY_PITCH_MM)
-    traced = trace_rows(engine, patient, machine, geometry.beams, grid, voxels)
+    traced = trace_rows(engine, patient, geometry.machine, geometry.beams, grid, voxels)
     regions = regions_on(voxels, {n: f for n, f in fraction.items() if f.any()}, distance)
     regions[BODY] = Region(np.arange(len(voxels)), np.ones(len(voxels)))
     names = [n for n in (*patient.targets, *patient.organs, RING, BODY) if n in regions]
@@ -63,9 +60,12 @@ def build_energy_layer_case(recipe: EnergyLayerRecipe) -> EnergyLayerCase:
     prescriptions = {t: float(g) for t, g in patient.prescription_gy.items()}
     case = EnergyLayerCase(
         case_id=recipe.case_id, key=recipe.key(), recipe=asdict(recipe), geometry=geometry,
-        counts=counts, sequencing=_sequencing(geometry, counts[TARGET], recipe), traced=traced,
+        counts=counts, sequencing=sequencing, traced=traced,
         regions=regions, objectives=tuple(o for o in objectives if o.structure in regions),
         quantity=RbeDose(patient.n_fractions),
+        sketch_geometry=arc_geometry(
+            patient, geometry.machine, recipe.arc, recipe.sketch_settings, patient.targets[0]
+        ),
         sketch_rows=_sketch_rows(regions, len(voxels), recipe.sketch_rows),
         evaluation=judged_rows(regions, names, len(voxels), volumes, prescriptions),
         prescription_gy=prescriptions, volumes_cm3=volumes, hu=hu_on(patient, grid),
@@ -73,6 +73,16 @@ def build_energy_layer_case(recipe: EnergyLayerRecipe) -> EnergyLayerCase:
     if recipe.keep_influence:
         case = replace(case, kept=_kept(case))
     return case.with_anchors(_anchors(case, patient, names))
+
+
+def arc_inputs(
+    recipe: EnergyLayerRecipe,
+) -> tuple[Patient, ArcGeometry, dict[str, np.ndarray], LayerSequencing]:
+    """Patient, arc, spot counts and times: all that is known before any dose."""
+    patient, machine = recipe.read_patient(), load_machine(MACHINE)
+    geometry = arc_geometry(patient, machine, recipe.arc, recipe.arc_settings, patient.targets[0])
+    counts = spot_counts(geometry)
+    return patient, geometry, counts, _sequencing(geometry, counts[TARGET], recipe)
 
 
 def spot_counts(geometry: ArcGeometry) -> dict[str, np.ndarray]:
@@ -114,29 +124,19 @@ def _sketch_rows(regions: dict[str, Region], n_rows: int, wanted: int | None) ->
 
 def _kept(case: EnergyLayerCase) -> dict[str, KeptLayers]:
     scenarios = case.settings.scenarios
-    rows = {"plan": case.traced, "sketch": case.traced.rows(case.sketch_rows)}
-    return {
-        name: KeptLayers.of(TracedLayers(case.geometry, traced, scenarios))
-        for name, traced in rows.items()
-    }
+    return {name: KeptLayers.of(case.traced_layers(name, scenarios)) for name in FIDELITIES}
 
 
 def _anchors(case: EnergyLayerCase, patient: Patient, names: list[str]) -> LayerAnchors:
     """Dynamic programming at every limit, and the plan that may use all layers."""
     settings, sequencing, target = case.settings, case.sequencing, case.counts[TARGET]
-    choices = {
-        limit: dynamic_programming(sequencing, target, limit * sequencing.floor_s)
-        for limit in settings.limits
-    }
-    first, tell = None, None
+    tell = teller(case.case_id, not settings.keep_influence)
     dynamic: dict[str, dict[float, float]] = {name: {} for name in FIDELITIES}
-    for limit, choice in choices.items():
-        for name, planner in case.planners.items():
-            plan = planner.optimize(case.geometry.chosen(choice))
-            dynamic[name][limit] = plan.worst
-            first = first or plan
-            tell = tell or teller(case.case_id, first.n_nonzeros > LONG_BUILD_NONZEROS)
+    for limit in settings.limits:
         tell(f"dynamic programming at {limit:g} times the least delivery time")
+        choice = dynamic_programming(sequencing, target, limit * sequencing.floor_s)
+        for name in FIDELITIES:
+            dynamic[name][limit] = case.optimize(choice, name).worst
     bound = _bound_plans(case, tell)
     goals = scored_goals(patient, names)
     wanted = replace(case.evaluation, metrics={g.structure: metric_names(goals, g) for g in goals})
@@ -152,24 +152,15 @@ def _anchors(case: EnergyLayerCase, patient: Patient, names: list[str]) -> Layer
 
 
 def _bound_plans(case: EnergyLayerCase, tell: Callable[[str], None]) -> dict[str, ArcPlan]:
-    """Plans of the heaviest layers of all, chosen on the sketch's rows."""
-    settings, valid = case.settings, case.sequencing.valid
+    """Plans of the heaviest layers of all, chosen on the sketch in the nominal scenario."""
+    settings, valid = case.settings, case.sequencing.valid & case.sketch_geometry.valid
     initial = thinned_layers(valid, case.range_mm, BOUND_SPACING_MM)
     n_final = min(settings.bound_layers * int(valid.any(axis=1).sum()), int(initial.sum()))
-    chosen = _nominal_sketch(case).select_layers(initial, n_final, tell=tell)
+    source = case.traced_layers("sketch", settings.scenarios[:1])
+    planner = replace(case.planners["sketch"], source=source)
+    chosen = planner.select_layers(initial, n_final, tell=tell)
     tell(f"the bound on {n_final} layers")
-    return {
-        name: planner.optimize(chosen, evaluations=settings.bound_evaluations)
-        for name, planner in case.planners.items()
-    }
-
-
-def _nominal_sketch(case: EnergyLayerCase) -> ArcPlanner:
-    """Plans on the sketch's rows in the nominal scenario alone: enough to rank layers."""
-    source = TracedLayers(
-        case.geometry, case.traced.rows(case.sketch_rows), case.settings.scenarios[:1]
-    )
-    return replace(case.planners["sketch"], source=source)
+    return {name: case.optimize(chosen, name, settings.bound_evaluations) for name in FIDELITIES}
 
 
 def _nominal_problem(case: EnergyLayerCase, plan: ArcPlan) -> PlanningProblem:

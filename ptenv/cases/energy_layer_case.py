@@ -16,7 +16,7 @@ from engine.geometry.arc import Arc, ArcGeometry, ArcSettings, PointCoverage
 from engine.geometry.plan import Beam
 from engine.machine.library import load_machine
 from engine.optimization import objectives as objective_kinds
-from engine.optimization.arc import ArcPlanner, KeptLayers, LayerSource, TracedLayers
+from engine.optimization.arc import ArcPlan, ArcPlanner, KeptLayers, LayerSource, TracedLayers
 from engine.optimization.layer_sequencing import LayerSequencing
 from engine.optimization.regions import Region
 from engine.patient.grid import Grid
@@ -26,6 +26,7 @@ from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
 from ptenv.cases.recipe import MACHINE
 
 FIDELITIES = ("plan", "sketch")
+_RASTER = ("meets", "u_mm", "v_mm")  # what differs between the plan's and the sketch's arc
 _MATRIX = tuple(f.name for f in fields(InfluenceMatrix) if f.name != "grid")
 
 
@@ -84,9 +85,9 @@ class EnergyLayerCase:
 
     Copies are the case itself, a pickle is its recipe. ``regions`` are on the rows of ``traced``:
     voxels of the target, of organs with an objective, and of the normal-tissue ring.
-    ``sketch_rows`` (n,) are those that the sketch plans on. ``kept`` holds the influence of all
-    layers of a small arc, per fidelity. Counts (G, E) are of spots: "target", and
-    "target-ORGAN" without those that cross the organ.
+    ``sketch_rows`` (n,) are those that the sketch plans on, with the spots of ``sketch_geometry``.
+    ``kept`` holds the influence of all layers of a small arc, per fidelity. Counts (G, E) are of
+    spots: "target", and "target-ORGAN" without those that cross the organ.
     """
 
     case_id: str
@@ -99,6 +100,7 @@ class EnergyLayerCase:
     regions: dict[str, Region]
     objectives: tuple
     quantity: RbeDose
+    sketch_geometry: ArcGeometry
     sketch_rows: np.ndarray
     evaluation: PlanEvaluation
     prescription_gy: dict[str, float]
@@ -157,7 +159,7 @@ class EnergyLayerCase:
     @property
     def nbytes(self) -> int:
         kept = sum(k.matrix.nbytes for k in (self.kept or {}).values())
-        return kept + 2 * self.traced.z_in_mm.nbytes + self.geometry.meets.nbytes
+        return kept + 2 * self.traced.z_in_mm.nbytes + 2 * self.geometry.meets.nbytes
 
     # ------------------------------------------------------------------ plans
 
@@ -179,8 +181,35 @@ class EnergyLayerCase:
     def source(self, fidelity: str) -> LayerSource:
         if self.kept is not None:
             return self.kept[fidelity]
-        rows = self.traced if fidelity == "plan" else self.traced.rows(self.sketch_rows)
-        return TracedLayers(self.geometry, rows, self.settings.scenarios)
+        return self.traced_layers(fidelity, self.settings.scenarios)
+
+    def traced_layers(self, fidelity: str, scenarios) -> TracedLayers:
+        """Influence on the fly for some scenarios."""
+        if fidelity == "plan":
+            return TracedLayers(self.geometry, self.traced, scenarios)
+        rows = replace(
+            self.traced.rows(self.sketch_rows), lateral_cutoff=self.settings.sketch_cutoff
+        )
+        return TracedLayers(self.sketch_geometry, rows, scenarios)
+
+    def optimize(
+        self, choice: np.ndarray, fidelity: str = "plan", evaluations: int | None = None
+    ) -> ArcPlan:
+        """The robust plan of a choice: layer indices (G, m), or a bool matrix (G, E)."""
+        chosen = self.chosen_for(choice, fidelity)
+        return self.planners[fidelity].optimize(chosen, evaluations=evaluations)
+
+    def chosen_for(self, choice: np.ndarray, fidelity: str) -> np.ndarray:
+        """A choice as a bool matrix; on the sketch's wider raster as the nearest valid layers."""
+        chosen = self.geometry.chosen(choice)
+        if fidelity == "plan":
+            return chosen
+        valid, moved = self.sketch_geometry.valid, np.zeros_like(chosen)
+        for angle, layer in zip(*np.nonzero(chosen)):
+            layers = np.flatnonzero(valid[angle])
+            if len(layers):
+                moved[angle, layers[np.abs(layers - layer).argmin()]] = True
+        return moved
 
     @cached_property
     def sketch_regions(self) -> dict[str, Region]:
@@ -189,7 +218,7 @@ class EnergyLayerCase:
 
     def sketch_value(self, choice: np.ndarray) -> float:
         """F_w of a choice on the sketch; lower is better."""
-        return self.planners["sketch"].optimize(self.geometry.chosen(choice)).worst
+        return self.optimize(choice, "sketch").worst
 
     def evaluation_of(self, fidelity: str) -> PlanEvaluation:
         """What reads metrics from a plan's dose, on all rows or on the sketch's."""
@@ -235,8 +264,10 @@ class EnergyLayerCase:
         """Plain description and arrays, for the store."""
         g, s = self.geometry, self.sequencing
         arrays = {
-            "meets": g.meets, "layers": g.layers, "range_mm": g.range_mm, "u_mm": g.u_mm,
-            "v_mm": g.v_mm, "wed_mm": g.wed_mm, "depth_mm": g.coverage.depth_mm,
+            **{name: getattr(g, name) for name in _RASTER},
+            **{f"sketch.{name}": getattr(self.sketch_geometry, name) for name in _RASTER},
+            "layers": g.layers, "range_mm": g.range_mm, "wed_mm": g.wed_mm,
+            "depth_mm": g.coverage.depth_mm,
             "half_width_mm": g.coverage.half_width_mm, "switch_s": s.switch_s,
             "beam_on_s": s.beam_on_s, "gantry_s": s.gantry_s, "voxels": self.traced.voxels,
             "z_in_mm": self.traced.z_in_mm, "z_out_mm": self.traced.z_out_mm,
@@ -269,7 +300,10 @@ class EnergyLayerCase:
         d, a = description, arrays
         machine, grid = load_machine(MACHINE), Grid(**d["grid"])
         settings = EnergyLayerRecipe(**d["recipe"])
-        geometry = _stored_geometry(d, a, machine, settings.arc, settings.arc_settings)
+        geometry = _stored_geometry(d, a, machine, settings.arc, settings.arc_settings, "")
+        sketch = _stored_geometry(
+            d, a, machine, settings.arc, settings.sketch_settings, "sketch."
+        )
         regions = {
             name: stored_region(
                 a[f"region{i}.rows"], a[f"region{i}.volume"], a.get(f"region{i}.distance_mm")
@@ -292,9 +326,11 @@ class EnergyLayerCase:
                 d["layers_per_angle"],
             ),
             objectives=tuple(getattr(objective_kinds, k)(**v) for k, v in d["objectives"]),
-            quantity=RbeDose(**d["quantity"]), sketch_rows=a["sketch_rows"],
+            quantity=RbeDose(**d["quantity"]), sketch_geometry=sketch,
+            sketch_rows=a["sketch_rows"],
             evaluation=evaluation, prescription_gy=d["prescription_gy"],
-            volumes_cm3=d["volumes_cm3"], hu=a["hu"], kept=_stored_layers(d, a, geometry, traced),
+            volumes_cm3=d["volumes_cm3"], hu=a["hu"],
+            kept=_stored_layers(d, a, {"plan": geometry, "sketch": sketch}, traced),
         )  # fmt: skip
         return case.with_anchors(LayerAnchors.from_dict(d["anchors"]))
 
@@ -314,23 +350,26 @@ def regions_on_rows(
     return found
 
 
-def _stored_geometry(d: dict, a: dict, machine, arc: Arc, settings: ArcSettings) -> ArcGeometry:
+def _stored_geometry(
+    d: dict, a: dict, machine, arc: Arc, settings: ArcSettings, raster: str
+) -> ArcGeometry:
     beams = tuple(Beam(**{**b, "isocenter_mm": tuple(b["isocenter_mm"])}) for b in d["beams"])
     return ArcGeometry(
         machine, arc, settings, beams, a["layers"], a["range_mm"], tuple(d["structures"]),
-        a["u_mm"], a["v_mm"], a["meets"], a["wed_mm"],
+        a[f"{raster}u_mm"], a[f"{raster}v_mm"], a[f"{raster}meets"], a["wed_mm"],
         PointCoverage(a["depth_mm"], a["range_mm"].astype(np.float32), a["half_width_mm"]),
     )  # fmt: skip
 
 
-def _stored_layers(d: dict, a: dict, geometry: ArcGeometry, traced: TracedRows) -> dict | None:
+def _stored_layers(d: dict, a: dict, geometry: dict, traced: TracedRows) -> dict | None:
     if not d["kept"]:
         return None
     kept = {}
     for name in d["kept"]:
         matrix = InfluenceMatrix(traced.grid, **{f: a[f"kept.{name}.{f}"] for f in _MATRIX})
         n_rows = traced.n_rows if name == "plan" else len(a["sketch_rows"])
-        kept[name] = KeptLayers(matrix, a[f"kept.{name}.block"], geometry.n_spots, n_rows)
+        n_spots = geometry[name].n_spots
+        kept[name] = KeptLayers(matrix, a[f"kept.{name}.block"], n_spots, n_rows)
     return kept
 
 

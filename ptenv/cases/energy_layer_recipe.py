@@ -1,6 +1,6 @@
 """Which energy-layer case: a patient, an arc, and all the settings that its numbers depend on."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from engine.geometry.arc import MAX_LAYERS, Arc, ArcSettings
 from engine.geometry.scenarios import Scenario, setup_and_range
@@ -26,6 +26,7 @@ _BOUNDS = {
     "switch_up_s": (0.0, 60.0), "switch_down_s": (0.0, 60.0), "switch_s_per_mev": (0.0, 5.0),
     "gantry_deg_per_s": (0.1, 60.0), "evaluations": (2, 10_000), "sketch_evaluations": (2, 10_000),
     "bound_evaluations": (2, 10_000), "sketch_rows": (10, 10**6), "bound_layers": (1, MAX_LAYERS),
+    "sketch_spacing_mm": (1.0, 50.0), "sketch_cutoff": (1e-6, 0.1),
 }  # fmt: skip
 _COUNTS = (
     "n_angles", "n_layers", "layers_per_angle", "n_points", "evaluations", "sketch_evaluations",
@@ -44,8 +45,9 @@ class EnergyLayerRecipe:
     machine's lowest energies (``n_layers``, ``layer_spacing_mm`` apart or every one). Scenarios
     are the nominal one, ± ``range_percent`` and six shifts by ``shift_mm``. ``limits`` are the
     delivery times of episodes, as multiples of the least time that the arc takes.
-    ``evaluations`` is what a plan's robust optimization may cost; ``sketch_rows`` the number of
-    sampled voxels of the cheaper ``"sketch"`` (None: all). The bound is a plan of the
+    ``evaluations`` is what a plan's robust optimization may cost. The cheaper ``"sketch"`` plans on
+    ``sketch_rows`` sampled voxels (None: all) with spots ``sketch_spacing_mm`` apart: fewer voxels
+    alone would let the spots between them do as they please. The bound is a plan of the
     ``bound_layers`` heaviest layers an angle. ``keep_influence`` stores the matrices of all
     layers, for small arcs.
     """
@@ -67,7 +69,7 @@ class EnergyLayerRecipe:
     spot_spacing_mm: float = 5.0
     lateral_margin_mm: float = 5.0
     n_points: int = 1500
-    lateral_cutoff: float = 0.01
+    lateral_cutoff: float = 0.02
     shift_mm: float = 3.0
     range_percent: float = 3.5
     switch_up_s: float = 5.5
@@ -75,10 +77,12 @@ class EnergyLayerRecipe:
     switch_s_per_mev: float = 0.0
     gantry_deg_per_s: float = 6.0
     limits: tuple[float, ...] = (1.1, 1.25, 1.5, 2.0)
-    evaluations: int = 60
-    sketch_evaluations: int = 40
-    bound_evaluations: int = 100
-    sketch_rows: int | None = 1500
+    evaluations: int = 40
+    sketch_evaluations: int = 30
+    bound_evaluations: int = 60
+    sketch_rows: int | None = 3000
+    sketch_spacing_mm: float = 9.0
+    sketch_cutoff: float = 0.03
     bound_layers: int = 3
     keep_influence: bool = False
 
@@ -121,6 +125,11 @@ class EnergyLayerRecipe:
             spot_spacing_mm=self.spot_spacing_mm, lateral_margin_mm=self.lateral_margin_mm,
             n_points=self.n_points,
         )  # fmt: skip
+
+    @property
+    def sketch_settings(self) -> ArcSettings:
+        spacing = self.sketch_spacing_mm
+        return replace(self.arc_settings, spot_spacing_mm=spacing, lateral_margin_mm=spacing)
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:

@@ -30,8 +30,8 @@ PRESETS = {
     "mini": dict(
         ct_spacing_mm=4.0, target_volume_cm3=(8.0, 20.0), dose_grid_mm=5.0, ring_mm=8.0,
         n_angles=24, n_layers=20, layer_spacing_mm=6.0, n_points=200, lateral_cutoff=0.03,
-        evaluations=30, sketch_evaluations=20, sketch_rows=150, bound_evaluations=60,
-        keep_influence=True,
+        evaluations=30, sketch_evaluations=25, sketch_rows=500, sketch_spacing_mm=6.0,
+        bound_evaluations=60, limits=(1.05, 1.15, 1.3, 1.6), keep_influence=True,
     ),
 }  # fmt: skip
 SITE_OF = {"full": "nasopharynx", "2-degree": "nasopharynx", "mini": "head-and-neck"}
@@ -157,7 +157,7 @@ class EnergyLayerTask:
         if self.terminal == "proxy":
             return state
         began, case = perf_counter(), state.case
-        plan = case.planners[self.terminal].optimize(case.geometry.chosen(state.choice))
+        plan = case.optimize(state.choice, self.terminal)
         self.optimization_s = perf_counter() - began
         return replace(state, plan=plan)
 
