@@ -240,6 +240,21 @@ class EnergyLayerCase:
         return self.evaluation.evaluate(dose_gy)
 
     @cached_property
+    def metrics_of_nothing(self) -> dict[str, dict[str, float]]:
+        """Metrics of a patient without dose: what is reported before there is a plan."""
+        return self.metrics(np.zeros(self.traced.n_rows, np.float32))
+
+    @cached_property
+    def objective_of_nothing(self) -> float:
+        """The objective without dose."""
+        total = 0.0
+        for o in self.objectives:
+            region = self.regions[o.structure]
+            nothing = np.zeros(len(region.rows))
+            total += o.weight * float(o.value(nothing, region.volume, region.distance_mm))
+        return total
+
+    @cached_property
     def quality(self) -> ClinicalQuality:
         return ClinicalQuality.from_dict(self.anchors.quality)
 

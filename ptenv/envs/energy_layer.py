@@ -1,5 +1,6 @@
 """Which energy layer at each gantry angle of a proton arc: the task, and its environment."""
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from engine.evaluation.robustness import rvh_area_gy, worst_metric
 from engine.optimization.arc import ArcPlan
+from ptenv.cases.anchors import LOWEST_SCORE
 from ptenv.cases.energy_layer_case import EnergyLayerCase
 from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
 from ptenv.cases.library import load_case
@@ -98,15 +100,15 @@ class State:
 
     @property
     def score(self) -> float:
-        """Of the plan; NaN where there is none."""
+        """Of the plan; the lowest where there is none."""
         if self.plan is None:
-            return float("nan")
+            return LOWEST_SCORE
         return self.case.anchors.score(self.plan.worst, self.limit, self.terminal)
 
     @property
     def raw_score(self) -> float:
         if self.plan is None:
-            return float("nan")
+            return LOWEST_SCORE
         return self.case.anchors.raw_score(self.plan.worst, self.limit, self.terminal)
 
 
@@ -173,8 +175,8 @@ class EnergyLayerTask:
             "robust": robust,
             "score": float(score),
             "raw_score": float(state.raw_score),
-            "Q": float("nan") if state.plan is None else float(case.quality(metrics)),
-            "objective": float("nan") if state.plan is None else state.plan.worst,
+            "Q": float(case.quality(metrics)),
+            "objective": case.objective_of_nothing if state.plan is None else state.plan.worst,
             "coverage": state.coverage,
             "cost": float(state.delivery_s),
             "delivery_s": float(state.delivery_s),
@@ -230,7 +232,8 @@ class EnergyLayerEnv(gym.Env):
 
     The score is log(F_DP/F)/log(F_DP/F_all), F the objective in the worst scenario: 0 is exact
     dynamic programming on spot counts at the same limit, 1 the plan that may use all layers;
-    clipped to −1 … 1.5. ``terminal="sketch"`` plans on sampled voxels and has anchors of its own.
+    clipped to −1 … 1.5, and −1 where there is no plan. ``terminal="sketch"`` plans on sampled
+    voxels with spots farther apart, and has anchors of its own.
 
     ### Starting state
     No layer is set: the first costs no switch. Without ``case`` a patient of the split is drawn at
@@ -379,12 +382,10 @@ def _passed_over(state: State) -> State:
 
 
 def _judged(state: State) -> tuple[dict, dict]:
-    """Nominal metrics and robustness figures of the plan; NaN throughout while there is none."""
+    """Nominal metrics and robustness figures of the plan; of no dose while there is none."""
     case = state.case
     if state.plan is None:
-        reference = case.anchors.reference_metrics
-        nothing = {s: dict.fromkeys(of, float("nan")) for s, of in reference.items()}
-        return nothing, dict.fromkeys(ROBUST, float("nan"))
+        return deepcopy(case.metrics_of_nothing), dict.fromkeys(ROBUST, 0.0)
     evaluation = case.evaluation_of(state.terminal)
     dose = case.quantity.value(state.plan.dose_gy)
     target = evaluation.structures[case.target]
@@ -394,6 +395,6 @@ def _judged(state: State) -> tuple[dict, dict]:
         "D98_worst": worst_metric(evaluation, dose, case.target, "D98%[%]"),
         "rvh_area_target_gy": rvh_area_gy(dose, target),
         "rvh_area_organ_gy": (
-            rvh_area_gy(dose, evaluation.structures[organs[0]]) if organs else float("nan")
+            rvh_area_gy(dose, evaluation.structures[organs[0]]) if organs else 0.0
         ),
     }

@@ -29,16 +29,26 @@ COARSE = {
     "lateral_margin_mm": 4.0, "ring_mm": 8.0, "lateral_cutoff": 0.02, "n_anchor_masks": 2,
     "converged_evaluations": 50, "quality_evaluations": 10,
 }  # fmt: skip
+FEW_ANGLES = {
+    "ct_spacing_mm": 5.0, "dose_grid_mm": 7.0, "n_angles": 10, "n_layers": 12,
+    "layer_spacing_mm": 8.0, "spot_spacing_mm": 9.0, "lateral_margin_mm": 5.0, "ring_mm": 8.0,
+    "n_points": 100, "lateral_cutoff": 0.05, "evaluations": 6, "sketch_evaluations": 6,
+    "bound_evaluations": 8, "sketch_rows": 200, "sketch_spacing_mm": 12.0, "limits": [1.2, 1.6],
+}  # fmt: skip
 TWO = {"n_patients": 2}
 SMALL = {
     "ptenv/VoxelMask-v0": {**TWO, "recipe": COARSE},
     "ptenv/VoxelMask-oneshot-v0": {**TWO, "recipe": COARSE},
     "ptenv/VoxelMask-mini-v0": TWO,
     "ptenv/VoxelMask-oneshot-mini-v0": TWO,
+    "ptenv/EnergyLayer-v0": {**TWO, "recipe": FEW_ANGLES},
+    "ptenv/EnergyLayer-2deg-v0": {**TWO, "recipe": {**FEW_ANGLES, "n_angles": 12}},
+    "ptenv/EnergyLayer-mini-v0": {**TWO, "recipe": {"n_angles": 12}},
 }
 FOUND = sorted(name for name in registry if name.startswith("ptenv/"))
 IDS = [name for name in FOUND if name in SMALL]
 VOXEL_MASK = [name for name in IDS if "VoxelMask" in name]
+ENERGY_LAYER = [name for name in IDS if "EnergyLayer" in name]
 KINDS = [  # every kind of action and of observation, on a small case
     {"action": "shells"}, {"action": "field"}, {"action": "mask", "max_rows": 9000},
     {"observation": "volume", "volume_size": [8, 16, 12]}, {"reward": "potential"},
@@ -145,9 +155,9 @@ def test_a_spec_survives_json(name):
 def test_specs_promise_what_the_task_says(name):
     spec = registry[name]
     assert spec.nondeterministic is False
-    assert 1.0 < spec.reward_threshold <= 1.5
-    if "oneshot" not in name:
-        assert spec.max_episode_steps == 8
+    assert 1.0 <= spec.reward_threshold <= 1.5
+    ends_by_itself = "oneshot" in name or name in ENERGY_LAYER
+    assert spec.max_episode_steps == (None if ends_by_itself else 8)
 
 
 # ---------------------------------------------------------------- determinism
@@ -243,8 +253,15 @@ def test_vectors_follow_the_single_environment(name):
             rewards.append(reward)
         vector.close()
         for i in range(2):
-            np.testing.assert_array_equal([o[i] for o in seen], single[i][0])
+            np.testing.assert_equal([of_one(o, i) for o in seen], single[i][0])
             np.testing.assert_array_equal([r[i] for r in rewards], single[i][1])
+
+
+def of_one(observation, i):
+    """The observation of one environment of a vector."""
+    if isinstance(observation, dict):
+        return {key: value[i] for key, value in observation.items()}
+    return observation[i]
 
 
 def _autoreset(env, seed, actions):
@@ -402,7 +419,7 @@ def sb3(tmp_path, monkeypatch):
     return pytest.importorskip("stable_baselines3", reason="learning needs the extra 'agents'")
 
 
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("name", VOXEL_MASK)
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
 def test_a_hundred_steps_of_learning_run(name, algorithm, sb3):
     settings = {
@@ -423,3 +440,93 @@ def test_masks_and_volumes_can_be_learned_on(settings, sb3):
     agent = sb3.PPO(policy, env, seed=0, device="cpu", n_steps=10, batch_size=10, n_epochs=1)
     agent.learn(20)
     assert agent.predict(env.reset(seed=0)[0])[0] in env.action_space
+
+
+# ---------------------------------------------------------------- energy layers
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
+@pytest.mark.parametrize("name", ENERGY_LAYER)
+def test_a_hundred_steps_of_learning_on_layers_run(name, algorithm, sb3):
+    settings = {
+        "PPO": dict(n_steps=50, batch_size=25, n_epochs=2),
+        "DQN": dict(learning_starts=30, buffer_size=100, batch_size=16),
+    }[algorithm]
+    env = make(name, terminal="proxy")
+    agent = getattr(sb3, algorithm)("MultiInputPolicy", env, seed=0, device="cpu", **settings)
+    agent.learn(100)
+    action, _ = agent.predict(env.reset(seed=0)[0], deterministic=True)
+    assert int(action) in env.action_space
+
+
+@pytest.mark.parametrize("name", ENERGY_LAYER)
+def test_masked_learning_runs(name, sb3):
+    contrib = pytest.importorskip("sb3_contrib")
+    env = make(name, terminal="proxy")
+    agent = contrib.MaskablePPO(
+        "MultiInputPolicy", env, seed=0, device="cpu", n_steps=50, batch_size=25, n_epochs=2
+    )
+    agent.learn(100)
+    observation, _ = env.reset(seed=0)
+    mask = env.unwrapped.action_masks()
+    action, _ = agent.predict(observation, deterministic=True, action_masks=mask)
+    assert mask[int(action)]
+
+
+@pytest.mark.parametrize("name", ENERGY_LAYER)
+def test_stable_baselines_finds_nothing_to_complain_of_in_arcs(name):
+    checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checker.check_env(make(name).unwrapped)
+    assert [str(w.message) for w in caught if not is_about_images(w)] == []
+
+
+def is_about_images(warning) -> bool:
+    """Planes are float32 and small: they are no pictures for a network of pictures."""
+    return "image" in str(warning.message)
+
+
+@pytest.mark.parametrize("terminal", ["plan", "sketch", "proxy"])
+@pytest.mark.parametrize("settings", [{}, {"layers_per_angle": 3}], ids=["one", "three"])
+def test_masks_hold_a_layer_and_masked_actions_run_as_the_nearest(terminal, settings):
+    recipe = {**FEW_ANGLES, **settings}
+    env = make("ptenv/EnergyLayer-v0", terminal=terminal, reward="shaped", recipe=recipe)
+    env.action_space.seed(3)
+    for episode in range(3):
+        observation, info = env.reset(seed=episode)
+        over = False
+        while not over:
+            mask = env.unwrapped.action_masks()
+            assert mask.dtype == bool
+            assert mask.any()
+            np.testing.assert_array_equal(info["action_mask"], mask)
+            assert observation in env.observation_space
+            action = int(env.action_space.sample())
+            observation, reward, over, truncated, info = env.step(action)
+            assert info["invalid_action"] is not bool(mask[action])
+            assert np.isfinite(reward)
+            assert not truncated
+            assert info["delivery_s"] <= info["limit_s"] + 1e-3
+        assert np.isfinite(info["score"])
+        assert (info["metrics"]["CTV_5400"]["D50%[%]"] == 0.0) == (terminal == "proxy")
+
+
+@pytest.mark.parametrize("name", ENERGY_LAYER)
+def test_layers_that_are_none_are_refused(name):
+    env = make(name).unwrapped
+    env.reset(seed=0)
+    for action in (-1, env.action_space.n, 1.5, [1, 2], None):
+        with pytest.raises(ValueError, match="action="):
+            env.step(action)
+
+
+def test_every_call_on_an_arc_gives_objects_of_its_own():
+    env = make("ptenv/EnergyLayer-v0")
+    given = [env.reset(seed=0), env.step(3)[::4], env.step(4)[::4], env.reset()]
+    arrays = [[*arrays_of(o), *arrays_of(i)] for o, i in given]
+    held = [a for a in vars(env.unwrapped.state).values() if isinstance(a, np.ndarray)]
+    for i, some in enumerate(arrays):
+        for a in some:
+            assert not any(np.shares_memory(a, b) for other in arrays[:i] for b in other)
+            assert not any(np.shares_memory(a, b) for b in held)
