@@ -7,15 +7,19 @@ import pytest
 from gymnasium.envs.registration import registry
 
 import ptenv  # noqa: F401  registers the ids
+from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
 from ptenv.cases.recipe import VoxelMaskRecipe
+from ptenv.envs.energy_layer import PRESETS as ARC_PRESETS
 from ptenv.envs.voxel_mask import PRESETS
 
-PAGE = (Path(__file__).parents[1] / "docs" / "environments.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "environments.md").read_text(encoding="utf-8")
+ARCS = (DOCS / "energy_layer.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [name for name in registry if name.startswith("ptenv/")])
 def test_every_id_is_on_the_page(name):
-    assert f"`{name}`" in PAGE
+    assert f"`{name}`" in (ARCS if "EnergyLayer" in name else PAGE)
 
 
 @pytest.mark.parametrize("action", ["shells", "field"])
@@ -44,3 +48,25 @@ def test_settings_of_cases_are_those_of_the_page():
     )
     assert wanted in " ".join(PAGE.split())
     assert f"geometric mean over {full.n_anchor_masks} frozen masks" in PAGE
+
+
+@pytest.mark.parametrize("preset", ["full", "2-degree", "mini"])
+def test_arcs_are_those_of_the_page(preset):
+    recipe = EnergyLayerRecipe("nasopharynx-00000", **ARC_PRESETS[preset])
+    assert f"| {recipe.n_angles} ({360 / recipe.n_angles:g}°) |" in ARCS
+    limits = ", ".join(f"{limit:g}" for limit in recipe.limits[:-1])
+    assert limits in ARCS
+
+
+def test_planes_and_clock_are_those_of_the_page():
+    space = gym.make("ptenv/EnergyLayer-v0").observation_space
+    assert f"Box(0, 1, ({space['plane'].shape[0]}, G, E))" in ARCS
+    assert f"Box(−1, 1, ({space['clock'].shape[0]},))" in ARCS
+
+
+def test_sketches_are_those_of_the_page():
+    recipe = EnergyLayerRecipe("nasopharynx-00000")
+    assert f"{recipe.sketch_rows} sampled voxels" in ARCS
+    assert f"spots {recipe.sketch_spacing_mm:g} mm apart" in ARCS
+    assert f"with {recipe.evaluations} evaluations" in ARCS
+    assert f"robustly ({recipe.bound_evaluations} evaluations)" in ARCS
