@@ -1,8 +1,13 @@
 """How energy-layer episodes are judged and shown: the paper's figures, robustness, delivery."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
+
+from agents.energy_layer_report import FIGURES, compared, limits_of, means, volumes
 from ptenv.cases.energy_layer_case import EnergyLayerCase
+from ptenv.rendering import save, score_table, volume_figure
 
 ALL_LAYERS = "all layers"
 NAN = float("nan")
@@ -51,6 +56,7 @@ class EnergyLayerJudge:
             "D95_worst": info["robust"]["D95_worst"], "D98_worst": info["robust"]["D98_worst"],
             "rvh_target_gy": info["robust"]["rvh_area_target_gy"],
             "rvh_organ_gy": info["robust"]["rvh_area_organ_gy"],
+            "target_cm3": state.case.volumes_cm3[state.case.target],
             "budget": info["limit"], "limit_s": info["limit_s"], "delivery_s": info["delivery_s"],
             "switching_s": info["switching_s"], "n_up": info["n_up"], "n_down": info["n_down"],
             "n_unchanged": info["n_unchanged"], "coverage": info["coverage"],
@@ -67,11 +73,42 @@ class EnergyLayerJudge:
         }  # fmt: skip
 
     @staticmethod
+    def report(rows: Sequence[Mapping], agent: str | None, folder: Path) -> str:
+        """Tables 1 and 2 of the paper at every limit, and what ``agent`` differs from the others.
+
+        Writes tables.txt and figure 2 (volumes.png) into ``folder``.
+        """
+        text = []
+        played = [row for row in rows if "budget" in row]
+        for limit in limits_of(played):
+            text.append(f"limit {limit:g} × the least delivery time, mean ± sd over patients")
+            text.append(score_table(means(played, limit)))
+        others = [n for n in dict.fromkeys(r["agent"] for r in played) if n != agent]
+        if agent is not None:
+            lines = compared(played, agent, others, np.random.default_rng(0))
+            if lines:
+                text.append(f"{agent!r} minus others, paired over patients: mean [95 % interval] p")
+                text.append(score_table(lines))
+        written = "\n\n".join(text)
+        (folder / "tables.txt").write_text(f"{written}\n", encoding="utf-8")
+        _draw_volumes(played, folder / "volumes.png")
+        return written
+
+    @staticmethod
     def draw(state, title: str):
         """A figure of a final state."""
         from ptenv.envs.energy_layer_render import picture_figure
 
         return picture_figure(state, title=title)
+
+
+def _draw_volumes(rows: Sequence[Mapping], path: Path) -> None:
+    """Figure 2 of the paper at the middle limit: figures of plans over the target's volume."""
+    limits = limits_of(rows)
+    limit = limits[len(limits) // 2]
+    shown = ("HI", "CI", "D98", "D2", "brainstem_mean_gy", "brainstem_max_gy")
+    panels = {FIGURES[f][0]: volumes(rows, limit, f) for f in shown}
+    save(volume_figure({title: of for title, of in panels.items() if of}), path)
 
 
 def figures(case: EnergyLayerCase, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

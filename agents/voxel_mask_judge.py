@@ -1,6 +1,7 @@
 """How voxel-mask episodes are judged and shown: columns, figures of a plan, keep-all."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -62,6 +63,11 @@ class VoxelMaskJudge:
             "agent": KEEP_ALL_100, "case": case.case_id, "score": 1.0, "Q": case.quality(metrics),
             "work_percent": 100.0, "selected_percent": 100.0, **figures(case, metrics),
         }  # fmt: skip
+
+    @staticmethod
+    def report(rows: Sequence[Mapping], agent: str | None, folder: Path) -> str:
+        """Nothing beside the scores."""
+        return ""
 
     @staticmethod
     def draw(state, title: str):

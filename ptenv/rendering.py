@@ -176,6 +176,26 @@ def arc_picture(
     return figure
 
 
+def volume_figure(
+    panels: Mapping[str, Mapping[str, np.ndarray]], *, width_px: int = 1200
+) -> "Figure":
+    """Figures of plans over the target's volume: per panel and agent points (n, 2) in cm³ and y."""
+    n_columns = min(3, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure = _figure(width_px, 0.36 * n_rows)
+    axes = np.atleast_1d(figure.subplots(n_rows, n_columns, squeeze=False)).ravel()
+    names = list(dict.fromkeys(name for of in panels.values() for name in of))
+    colors = dict(zip(names, OTHER_COLORS * (1 + len(names) // len(OTHER_COLORS))))
+    for panel, (title, of) in zip(axes, panels.items()):
+        for name, points in of.items():
+            panel.plot(*points.T, "o", ms=3.5, color=colors[name], label=name, alpha=0.8)
+        _tidy(panel, "target volume in cm³", title, "")
+    axes[0].legend(fontsize=7, frameon=False)
+    for empty in axes[len(panels):]:
+        empty.axis("off")
+    return figure
+
+
 def _draw_sequence(axes: "Axes", sequence: DeliverySequence, title: str) -> None:
     place = np.arange(len(sequence.angles_deg))
     axes.fill_between(

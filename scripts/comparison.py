@@ -16,6 +16,7 @@ from ptenv.cases.library import load_case
 from ptenv.rendering import save, score_table
 from scripts.record import stage
 
+EVERY_AGENT = "all"
 LONG = ("actions", "metrics", "settings")  # columns of the JSON lines that a table cannot hold
 
 
@@ -28,17 +29,18 @@ def counted(total: int, unit: str):
 
 @dataclass(frozen=True)
 class CasePictures:
-    """Draws the plans of one agent, one file a case."""
+    """Draws the plans of one agent, one file a case, or of all agents."""
 
     folder: Path
     agent: str
     judge: type
 
     def __call__(self, agent: str, state) -> None:
-        if agent == self.agent:
+        if self.agent in (agent, EVERY_AGENT):
             budget = self.judge.budget_title(getattr(state, self.judge.budget))
             title = f"{state.case.case_id}: {agent}, {self.judge.budget} {budget}"
             name = state.case.case_id.replace(":", "-")
+            name = f"{name} {agent}" if self.agent == EVERY_AGENT else name
             save(self.judge.draw(state, title), self.folder / f"{name}.png")
 
 
@@ -72,6 +74,7 @@ def compare(
     rows = [*anchors, *played]
     write_csv(summary(rows, list(judge.columns)), folder / "scores.csv")
     (folder / "scores.txt").write_text(f"{tables(rows, judge)}\n", encoding="utf-8")
+    judge.report(rows, picture_of, folder)
     return rows
 
 

@@ -13,7 +13,7 @@ from agents.environments import preload_workers
 from agents.evaluation import mean_score
 from agents.trained import trained_agents
 from engine.parallel import threads
-from scripts.comparison import build_cases, compare, tables
+from scripts.comparison import EVERY_AGENT, build_cases, compare, tables
 from scripts.record import output_folder, save_record
 
 
@@ -32,6 +32,7 @@ def run(cfg: DictConfig) -> float:
 
     build_cases(environment, cases, workers, "Cases")
     rows = compare(environment, agents, cases, trials, workers, folder, drawn)
+    drawn = list(agents)[-1] if drawn == EVERY_AGENT else drawn
 
     print(f"\n{tables(rows, environment.judge)}\n\nWritten to {folder}/")
     return mean_score(rows, drawn)
@@ -40,8 +41,9 @@ def run(cfg: DictConfig) -> float:
 def _drawn(wished: str | None, names: list[str]) -> str:
     if not names:
         raise ValueError("agents=[] and no baselines: nobody would play; name one.")
-    if wished is not None and wished not in names:
-        raise ValueError(f"picture_of={wished!r} does not play; choose from {names}.")
+    if wished not in (None, EVERY_AGENT, *names):
+        known = [*names, EVERY_AGENT]
+        raise ValueError(f"picture_of={wished!r} does not play; choose from {known}.")
     return wished or names[-1]
 
 
