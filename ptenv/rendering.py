@@ -157,12 +157,13 @@ def arc_picture(
     sequence: DeliverySequence,
     bands: Mapping[str, Sequence[Dvh]],
     *,
+    structures: Sequence[str] | None = None,
     notes: str = "",
     title: str = "",
     width_px: int = 1200,
 ) -> "Figure":
     """Dose wash, energy layers over gantry angle, and DVH bands over scenarios, nominal first."""
-    scene = Scene(patient, dose_gy, None, None, None, None)
+    scene = Scene(patient, dose_gy, None, None, structures, None)
     figure = _figure(width_px, 1.05)
     upper, middle, lower = figure.subfigures(3, 1, height_ratios=[1.0, 0.7, 0.95])
     panels = upper.subplots(1, 3, gridspec_kw={"width_ratios": scene.widths()})

@@ -9,8 +9,6 @@ from engine.geometry.arc import PointCoverage
 from engine.optimization.layer_sequencing import LayerSequencing, dynamic_programming
 from ptenv.cases.energy_layer_case import EnergyLayerCase
 
-WIDE = 2.0  # times a peak's half width: how far a chosen layer counts for the dose around it
-
 
 @dataclass(frozen=True, eq=False)
 class ArcView:
@@ -72,19 +70,23 @@ class ArcView:
         """Mean over target points of min(n, k)/k."""
         return self.coverage.value(sequence[:, None], self.k, scale)
 
-    def unevenness(self, sequence: np.ndarray, scale: float = 1.0) -> float:
-        """Spread over mean of how many peaks lie around each target point; 0 is even."""
-        total = np.zeros(self.coverage.n_points, np.float32)
-        for d in np.flatnonzero(sequence >= 0):
-            total += self.around(d, scale)[sequence[d]]
-        return spread(total)
-
-    def around(self, decision: int, scale: float = 1.0) -> np.ndarray:
-        """Whether each layer's peak lies around each target point, (E, P) float32."""
-        off = np.abs(
-            self.coverage.depth_mm[decision] * np.float32(scale) - self.range_mm[:, None]
-        )
-        return (off <= WIDE * self.coverage.half_width_mm[:, None]).astype(np.float32)
+    def depth_doses(self, scales: tuple[float, ...], n_points: int) -> np.ndarray:
+        """Depth dose (S, n, E, P) float32 of every decision's layers at target points, peaks 1."""
+        geometry = self.case.geometry
+        every = max(1, self.coverage.n_points // n_points)
+        depth = self.coverage.depth_mm[:, ::every]
+        machine = geometry.machine
+        shifted = float(geometry.range_mm[0] - machine.range_mm[geometry.layers[0]])
+        curves = machine.depth_dose_mev_cm2_g[geometry.layers]
+        at = shifted + machine.depth_step_mm * np.arange(curves.shape[1])
+        doses = np.zeros((len(scales), self.n, self.n_layers, depth.shape[1]), np.float32)
+        for e, curve in enumerate(curves):
+            served = np.flatnonzero(self.valid[:, e])
+            for s, scale in enumerate(scales):
+                doses[s, served, e] = np.interp(
+                    depth[served] * scale, at, curve / curve.max(), right=0.0
+                )
+        return doses
 
     def nearest(self, ranges_mm: np.ndarray) -> np.ndarray:
         """The valid layers (n,) that stop nearest to wished depths (n,); −1 where none serves."""
@@ -110,12 +112,6 @@ class ArcView:
     def as_choice(self, sequence: np.ndarray) -> np.ndarray:
         """The choice (G, m) of a sequence (n,)."""
         return np.asarray(sequence, np.int16).reshape(len(self.case.angles_deg), -1)
-
-
-def spread(counts: np.ndarray) -> float:
-    """Standard deviation over mean of counts (P,); infinite where all are 0."""
-    mean = float(counts.mean())
-    return float(counts.std()) / mean if mean > 0 else float("inf")
 
 
 def _bands(valid: np.ndarray, m: int) -> np.ndarray:

@@ -8,12 +8,17 @@ import torch
 
 from agents.baselines.arc_view import ArcView
 from agents.energy_layers.examples import ArcExample, collated
-from agents.energy_layers.module import planes_of
+from agents.energy_layers.module import PRICES, planes_of
 from agents.energy_layers.training import CARD, load_unet
 from agents.nets.sparc_unet import SparcUnet
-from engine.optimization.layer_sequencing import LayerSequencing, dynamic_programming
+from engine.optimization.layer_sequencing import (
+    LayerSequencing,
+    dynamic_programming,
+    weighted_dynamic_programming,
+)  # fmt: skip
 
 LEAST_LOG_P = -30.0
+N_PRICES = 12  # that are tried for a limit
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
 
@@ -34,11 +39,29 @@ class UnetRule:
         case = view.case
         if self._net is None:
             self._net, self._card = load_unet(weights_folder(self.path))
-        limit = limit_s / case.sequencing.floor_s
         example = ArcExample.of_case(case, self._card["spared"])
-        log_p = log_probabilities(self._net, self._card, example, limit)
-        log_p = np.repeat(log_p, case.sequencing.layers_per_angle, axis=0)
-        return decoded(log_p, view.sequencing, view.safe(limit_s) if self.keep_limit else None)
+        limit = view.safe(limit_s) if self.keep_limit else None
+        if self._card["told_price"]:
+            return self._at_a_price(view, example, np.inf if limit is None else limit)
+        return decoded(self._scores(view, example), view.sequencing, limit)
+
+    def _at_a_price(self, view: ArcView, example: ArcExample, limit_s: float) -> np.ndarray:
+        """The likeliest sequence at the lowest price whose own keeps the limit, and within it."""
+        times = view.sequencing
+        for price in np.geomspace(*PRICES, N_PRICES):
+            scores = self._scores(view, example, price)
+            sequence = weighted_dynamic_programming(times, scores, price)[:, 0]
+            if times.time_s(sequence) <= limit_s:
+                return sequence
+        return dynamic_programming(times, scores, limit_s)[:, 0]
+
+    def _scores(
+        self, view: ArcView, example: ArcExample, price: float | None = None
+    ) -> np.ndarray:
+        scores = log_probabilities(self._net, self._card, example, price)
+        return np.repeat(
+            np.maximum(scores, LEAST_LOG_P), view.case.sequencing.layers_per_angle, axis=0
+        )
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_net": None}  # other processes read it from disk
@@ -66,11 +89,11 @@ def weights_folder(path: str) -> Path:
 
 
 def log_probabilities(
-    net: SparcUnet, card: dict, example: ArcExample, limit: float
+    net: SparcUnet, card: dict, example: ArcExample, price: float | None = None
 ) -> np.ndarray:
-    """Log-probabilities (G, E) of an arc at a limit (a multiple of its least time)."""
+    """Log-probabilities (G, E) of an arc, at a price of a second where the network is told one."""
     batch = collated([example])
-    told = torch.tensor([limit], dtype=torch.float32) if card["told_limit"] else None
+    told = torch.tensor([price], dtype=torch.float32) if card["told_price"] else None
     with torch.inference_mode():
         valid = batch["valid"] if card["masked"] else None
         return net(planes_of(batch, told), batch["wed"], valid)[0].numpy()

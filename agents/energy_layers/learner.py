@@ -29,11 +29,7 @@ class UnetLearner:
         found = []
         for case in [*environment.training_cases(), *self.cases]:
             _, geometry, counts, sequencing = arc_inputs(player.case_recipe(case))
-            found.append(
-                ArcExample.of(
-                    counts, geometry.wed_mm, sequencing, geometry.coverage, self.training.spared
-                )
-            )
+            found.append(ArcExample.of(geometry, counts, sequencing, self.training.spared))
         return found
 
     def learn(

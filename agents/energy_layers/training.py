@@ -37,6 +37,7 @@ class UnetTraining:
     weight_decay: float = 1e-2
     levels: tuple[int, ...] = LEVELS
     periodic: bool = False
+    logit_limit: float | None = None
     masked: bool = True  # layers that do not reach the target have no chance
     spared: str = "target-Brainstem"
     threads: int | None = None
@@ -50,7 +51,8 @@ class UnetTraining:
             raise ValueError(f"learning_rate={self.learning_rate} must be positive.")
 
     def new_net(self) -> SparcUnet:
-        return SparcUnet(3 if self.loss.wants_limit else 2, self.levels, self.periodic)
+        n_planes = 3 if self.loss.told_price else 2
+        return SparcUnet(n_planes, self.levels, self.periodic, self.logit_limit)
 
     def train(
         self, learned: Sequence[ArcExample], held_out: Sequence[ArcExample], folder: Path,
@@ -124,8 +126,9 @@ def save_unet(folder: Path, net: SparcUnet, training: UnetTraining, card: dict) 
     torch.save(net.state_dict(), folder / WEIGHTS)
     description = {
         "network": "SparcUnet", "n_planes": net.n_planes, "levels": list(training.levels),
-        "periodic": training.periodic, "masked": training.masked, "spared": training.spared,
-        "loss": type(training.loss).__name__, "told_limit": training.loss.wants_limit, **card,
+        "periodic": training.periodic, "logit_limit": training.logit_limit,
+        "masked": training.masked, "spared": training.spared,
+        "loss": type(training.loss).__name__, "told_price": training.loss.told_price, **card,
     }  # fmt: skip
     (folder / CARD).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return folder
@@ -141,7 +144,9 @@ def load_unet(folder: Path) -> tuple[SparcUnet, dict]:
             f"network {folder}: no {CARD} and {WEIGHTS} there; give the output folder of "
             "`ptenv train agent=sparc_unet`."
         ) from None
-    net = SparcUnet(card["n_planes"], tuple(card["levels"]), card["periodic"])
+    net = SparcUnet(
+        card["n_planes"], tuple(card["levels"]), card["periodic"], card["logit_limit"]
+    )
     net.load_state_dict(weights)
     return net.eval(), card
 

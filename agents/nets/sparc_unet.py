@@ -17,11 +17,16 @@ class SparcUnet(nn.Module):
     by repetition, skips at every level. ``valid`` (batch, G, E) bool leaves out layers that do not
     reach the target (None: none is left out); angles without any get equal chances. Sizes need not
     divide by eight: zeros fill up. ``periodic`` wraps the angles of a full circle.
+    ``logit_limit`` bounds the logits softly, so that no choice becomes so sure that it cannot be
+    unlearned.
     """
 
-    def __init__(self, n_planes: int = 2, levels: tuple[int, ...] = LEVELS, periodic: bool = False):
+    def __init__(
+        self, n_planes: int = 2, levels: tuple[int, ...] = LEVELS, periodic: bool = False,
+        logit_limit: float | None = None,
+    ):  # fmt: skip
         super().__init__()
-        self.n_planes, self.periodic = n_planes, periodic
+        self.n_planes, self.periodic, self.logit_limit = n_planes, periodic, logit_limit
         widths = [n_planes, *levels]
         self.down = nn.ModuleList(self._block(a, b) for a, b in zip(widths, levels))
         up = list(zip(levels[:0:-1], levels[-2::-1]))
@@ -40,6 +45,8 @@ class SparcUnet(nn.Module):
         n_angles, n_layers = planes.shape[2:]
         column = wed[:, None, :, None].expand(-1, planes.shape[1], -1, 1)
         logits = self._through(torch.cat([planes, column], dim=3))[:, 0, :n_angles, :n_layers]
+        if self.logit_limit is not None:
+            logits = self.logit_limit * torch.tanh(logits / self.logit_limit)
         if valid is not None:
             kept = valid | ~valid.any(dim=2, keepdim=True)
             logits = logits.masked_fill(~kept, -torch.inf)

@@ -35,7 +35,7 @@ def picture_figure(state: "State", title: str = "", width_px: int = WIDTH_PX) ->
     bands = {n: [case.evaluation.dvh(d)[n] for d in dose] for n in shown}
     return arc_picture(
         drawn_patient(case), volume_on(case, dose[0]), sequence, bands,
-        notes=_notes(state), title=title, width_px=width_px,
+        structures=shown, notes=_notes(state), title=title, width_px=width_px,
     )  # fmt: skip
 
 
