@@ -46,9 +46,10 @@ class RobustObjective:
     costs. Every angle lends a point the depth dose of its chances of layers, plateau and peak; the
     loss is the mean over points of 1/(dose + ``floor``), of the whole arc and of its quarters, the
     largest over nominal and ± 3.5 % range (and the cross entropy that spares the organ, in small).
-    Quarters that cover the target by themselves leave less to be made up by others. The price of a second is drawn in
-    training and told to the network; a price is found for a limit when it plays. Set-up shifts
-    move points along their rays' neighbors at nearly unchanged depth: range errors stand for both.
+    Quarters that cover the target by themselves leave less to be made up by others. The price of
+    a second is drawn in training and told to the network; a price is found for a limit when it
+    plays. Set-up shifts move points along their rays' neighbors at nearly unchanged depth: range
+    errors stand for both.
     """
 
     temperature: float = 0.25

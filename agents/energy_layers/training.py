@@ -167,7 +167,7 @@ class _Keep(L.Callback):
         self.folder, self.n_epochs, self.progress = folder, n_epochs, progress
         self.every = max(1, n_epochs // 20)
 
-    def on_fit_start(self, trainer, module) -> None:
+    def on_train_start(self, trainer, module) -> None:  # a checkpoint is in by now
         done = trainer.current_epoch
         kept = [row for row in read_curve(self.folder) if row["epoch"] <= done]
         self._write(kept)
