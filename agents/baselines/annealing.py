@@ -10,7 +10,8 @@ from agents.baselines.layer_rules import Sawtooth
 
 SCALES = (1.0, 0.965, 1.035)  # depths in the scenarios of a range error
 FLOOR = 0.5  # of a point's dose, in peaks
-QUARTER_WEIGHT = 0.3
+UNEVENNESS = 0.3  # its weight beside coldness
+WIDE = 3.0  # times a peak's half width: what lies around it
 N_POINTS = 400
 
 
@@ -18,9 +19,9 @@ N_POINTS = 400
 class Annealing:
     """Change one decision, or shift a stretch of them, and keep what is better or nearly so.
 
-    ``objective`` is "cold_spots" (mean over target points of 1/dose, of the whole arc and in small
-    of its quarters, the worst of the range scenarios, where every layer gives its depth dose, peak
-    and plateau, at equal particles),
+    ``objective`` is "cold_spots" (mean over target points of 1/dose, where every layer gives its
+    depth dose, peak and plateau, at equal particles, and in part the spread over the mean of how
+    many peaks lie around a point; each the worst of the range scenarios),
     "coverage" (Σ min(n, k)/k) or "sketch" (the planned worst case on sampled voxels: privileged,
     minutes to hours). Every sequence tried keeps the limit. It begins with the descending sawtooth.
     """
@@ -66,27 +67,24 @@ class Annealing:
 
 
 class _ColdSpots:
-    """The worst coldness over the range scenarios, changed decision by decision."""
+    """The worst coldness and unevenness over the range scenarios, changed by decision."""
 
     def __init__(self, view: ArcView):
         self.given = view.depth_doses(SCALES, N_POINTS)  # (S, n, E, P)
+        self.around = view.peaks_around(SCALES, N_POINTS, WIDE)
         self.sequence = np.full(view.n, -1)
-        self.by_decision = np.zeros((len(SCALES), view.n, self.given.shape[-1]), np.float32)
+        self.dose, self.count = np.zeros((2, len(SCALES), self.given.shape[-1]))
 
     def __call__(self, sequence: np.ndarray) -> float:
         for d in np.flatnonzero(sequence != self.sequence):
-            kept = sequence[d] >= 0
-            self.by_decision[:, d] = self.given[:, d, sequence[d]] if kept else 0.0
+            for layer, sign in ((self.sequence[d], -1.0), (sequence[d], 1.0)):
+                if layer >= 0:
+                    self.dose += sign * self.given[:, d, layer]
+                    self.count += sign * self.around[:, d, layer]
         self.sequence = sequence.copy()
-        return _coldest(self.by_decision, 1) + QUARTER_WEIGHT * _coldest(self.by_decision, 4)
-
-
-def _coldest(by_decision: np.ndarray, n_parts: int) -> float:
-    """Mean over parts and points of 1/(dose + floor), the largest of the scenarios."""
-    cold = np.zeros(len(by_decision))
-    for part in np.array_split(by_decision, n_parts, axis=1):
-        cold += (0.1 * part.shape[1] / (part.sum(axis=1) + FLOOR)).mean(axis=1)
-    return float(cold.max()) / n_parts
+        cold = (0.1 * len(sequence) / (self.dose + FLOOR)).mean(axis=1)
+        uneven = self.count.std(axis=1) / np.maximum(self.count.mean(axis=1), 1e-9)
+        return float(cold.max() + UNEVENNESS * uneven.max())
 
 
 def _changed(view: ArcView, sequence: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -88,6 +88,18 @@ class ArcView:
                 )
         return doses
 
+    def peaks_around(
+        self, scales: tuple[float, ...], n_points: int, wide: float
+    ) -> np.ndarray:
+        """Whether target points lie within ``wide`` half widths of every layer's peak,
+        (S, n, E, P) float32."""
+        every = max(1, self.coverage.n_points // n_points)
+        depth = self.coverage.depth_mm[:, None, ::every]
+        width = wide * self.coverage.half_width_mm[:, None]
+        return np.stack(
+            [np.abs(depth * np.float32(s) - self.range_mm[:, None]) <= width for s in scales]
+        ).astype(np.float32)
+
     def nearest(self, ranges_mm: np.ndarray) -> np.ndarray:
         """The valid layers (n,) that stop nearest to wished depths (n,); −1 where none serves."""
         off = np.abs(self.range_mm[None, :] - np.asarray(ranges_mm)[:, None])

@@ -30,6 +30,8 @@ class ArcExample:
     beam_on_s: np.ndarray  # (G, E)
     gantry_s: np.ndarray  # (G,)
     depth_mm: np.ndarray  # (G, P)
+    range_mm: np.ndarray  # (E,)
+    half_width_mm: np.ndarray  # (E,) of the Bragg peaks
     depth_dose: np.ndarray  # (E, n) in water, 1 mm apart, peaks 1
 
     @classmethod
@@ -47,7 +49,8 @@ class ArcExample:
             counts["target"] / top, counts[spared] / top,
             np.nan_to_num(geometry.wed_mm[:, 1]) / FULL_DEPTH_MM, sequencing.valid,
             sequencing.switch_s, sequencing.beam_on_s, sequencing.gantry_s,
-            depth_mm[:, ::every][:, :POINTS], _depth_dose(geometry),
+            depth_mm[:, ::every][:, :POINTS], geometry.coverage.range_mm,
+            geometry.coverage.half_width_mm, _depth_dose(geometry),
         )  # fmt: skip
         return cls(*(np.asarray(a, bool if a is sequencing.valid else np.float32) for a in arrays))
 

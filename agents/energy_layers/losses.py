@@ -7,7 +7,7 @@ import torch
 from agents.energy_layers.examples import DEPTH_STEP_MM, Batch
 
 SCALES = (1.0, 0.965, 1.035)  # depths without an error and with ± 3.5 % of range
-QUARTERS = 4
+WIDE = 3.0  # times a peak's half width: what lies around it
 IMPOSSIBLE = -1e4
 TINY = 1e-6
 
@@ -44,41 +44,55 @@ class RobustObjective:
     Sequences are drawn with chances that go with exp((Σ scores − price · seconds)/temperature):
     the marginals of that chain, exact by the forward-backward algorithm, know what switching
     costs. Every angle lends a point the depth dose of its chances of layers, plateau and peak; the
-    loss is the mean over points of 1/(dose + ``floor``), of the whole arc and of its quarters, the
-    largest over nominal and ± 3.5 % range (and the cross entropy that spares the organ, in small).
-    Quarters that cover the target by themselves leave less to be made up by others. The price of
-    a second is drawn in training and told to the network; a price is found for a limit when it
-    plays. Set-up shifts move points along their rays' neighbors at nearly unchanged depth: range
-    errors stand for both.
+    loss is the mean over points of 1/(dose + ``floor``) and ``unevenness`` times the spread over
+    the mean of how many peaks lie around a point, what chance adds to it included; the largest
+    over nominal and ± 3.5 % range. Cold points are hard to warm, and peaks that line up move
+    together when the range is wrong. The price of a second is drawn in training and told to the
+    network; a price is found for a limit when it plays. Set-up shifts move points along their
+    rays' neighbors at nearly unchanged depth: range errors stand for both.
     """
 
     temperature: float = 0.25
     floor: float = 0.5
-    quarters: float = 0.3
+    unevenness: float = 0.3
     spared: float = 0.002
     told_price = True
 
     def __call__(self, scores: torch.Tensor, batch: Batch, price: torch.Tensor):
         log_p = chain_marginals(scores, batch, price, self.temperature)
-        p = log_p.exp()
-        given = [lent_dose(p, batch, scale) for scale in SCALES]
-        whole = torch.stack([coldness(dose, 1, self.floor) for dose in given])
-        quarters = torch.stack([coldness(dose, QUARTERS, self.floor) for dose in given])
+        p = log_p.exp() * batch["valid"]
+        cold = [coldness(lent_dose(p, batch, scale), self.floor) for scale in SCALES]
+        uneven = [unevenness(p, batch, scale) for scale in SCALES]
         terms = {
-            "coldness": whole.max(dim=0).values.mean(),
-            "quarters": quarters.max(dim=0).values.mean(),
+            "coldness": torch.stack(cold).max(dim=0).values.mean(),
+            "unevenness": torch.stack(uneven).max(dim=0).values.mean(),
             "spared": _cross_entropy(log_p, batch["spared"], batch["valid"].any(dim=2)),
         }
-        total = terms["coldness"] + self.quarters * terms["quarters"]
+        total = terms["coldness"] + self.unevenness * terms["unevenness"]
         return total + self.spared * terms["spared"], terms
 
 
-def coldness(dose: torch.Tensor, n_parts: int, floor: float) -> torch.Tensor:
-    """Mean over parts of the arc and target points of 1/(dose + floor), by its value at a tenth of
-    a peak an angle, (batch,); ``dose`` (batch, G, P) is of equal particles, a peak is 1."""
-    parts = torch.tensor_split(dose, n_parts, dim=1)
-    cold = [(0.1 * part.shape[1] / (part.sum(dim=1) + floor)).mean(dim=1) for part in parts]
-    return torch.stack(cold).mean(dim=0)
+def coldness(dose: torch.Tensor, floor: float) -> torch.Tensor:
+    """Mean over target points of 1/(dose + floor), by its value at a tenth of a peak an angle,
+    (batch,); ``dose`` (batch, G, P) is of equal particles, a peak is 1."""
+    return (0.1 * dose.shape[1] / (dose.sum(dim=1) + floor)).mean(dim=1)
+
+
+def unevenness(p: torch.Tensor, batch: Batch, scale: float) -> torch.Tensor:
+    """Spread over mean of the number of peaks around target points, (batch,).
+
+    The spread is of sequences drawn from the chances: between points, and by chance.
+    """
+    width = WIDE * batch["half_width_mm"][:, :, None]
+    chance = []
+    for g in range(p.shape[1]):
+        off = batch["depth_mm"][:, g, None, :] * scale - batch["range_mm"][:, :, None]
+        around = torch.exp(-0.5 * (off / width) ** 4)  # flat within the width, and smooth
+        chance.append((p[:, g, :, None] * around).sum(dim=1))
+    chance = torch.stack(chance, dim=1)  # (batch, G, P)
+    count = chance.sum(dim=1)
+    by_chance = (chance * (1.0 - chance)).clamp(min=0.0).sum(dim=1).mean(dim=1)
+    return (count.var(dim=1) + by_chance + TINY).sqrt() / (count.mean(dim=1) + TINY)
 
 
 def chain_marginals(
@@ -116,7 +130,7 @@ def lent_dose(p: torch.Tensor, batch: Batch, scale: float) -> torch.Tensor:
     lent = []
     for b in range(len(p)):
         curves = table[b][low[b]] * (1 - share[b]) + table[b][low[b] + 1] * share[b]  # (G, P, E)
-        lent.append((curves @ (p[b] * batch["valid"][b])[:, :, None])[..., 0])
+        lent.append((curves @ p[b][:, :, None])[..., 0])
     return torch.stack(lent)
 
 

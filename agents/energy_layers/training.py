@@ -31,7 +31,7 @@ class UnetTraining:
     """How the U-Net is trained; ``loss`` is a ``TriObjective`` or a ``RobustObjective``."""
 
     loss: TriObjective | RobustObjective = TriObjective()
-    n_epochs: int = 150
+    n_epochs: int = 90
     batch_size: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2

@@ -18,6 +18,7 @@ from agents.energy_layers.losses import (
     coldness,
     expected_switching_s,
     lent_dose,
+    unevenness,
 )  # fmt: skip
 from agents.energy_layers.training import (
     UnetTraining,
@@ -56,7 +57,8 @@ def tiny(n_angles=3, n_layers=3):
         "wed": rng.random(n_angles), "valid": valid,
         "switch_s": np.array([[0, 5.5, 5.5], [0.6, 0, 5.5], [0.6, 0.6, 0]]),
         "beam_on_s": rng.uniform(0.1, 1, (n_angles, n_layers)), "gantry_s": np.array([0, 0.8, 0.8]),
-        "depth_mm": rng.uniform(10, 60, (n_angles, 7)), "depth_dose": rng.random((n_layers, 350)),
+        "depth_mm": rng.uniform(10, 60, (n_angles, 7)), "range_mm": np.array([15.0, 35.0, 55.0]),
+        "half_width_mm": np.full(n_layers, 3.0), "depth_dose": rng.random((n_layers, 350)),
     }  # fmt: skip
     return {
         k: torch.from_numpy(np.asarray(v, bool if k == "valid" else np.float32))[None]
@@ -127,7 +129,24 @@ def test_cold_points_count_more_than_hot_ones_make_up_for():
     uneven = even.clone()
     uneven[:, :, :5] *= 0.5
     uneven[:, :, 5:] *= 1.5
-    assert float(coldness(uneven, 1, 0.5)) > float(coldness(even, 1, 0.5))
+    assert float(coldness(uneven, 0.5)) > float(coldness(even, 0.5))
+
+
+def test_unevenness_is_that_of_drawn_sequences():
+    batch, rng = tiny(n_angles=40, n_layers=3), np.random.default_rng(2)
+    batch["range_mm"] = torch.tensor([[15.0, 35.0, 55.0]])
+    batch["half_width_mm"] = torch.full((1, 3), 3.0)
+    batch["depth_mm"] = torch.from_numpy(rng.uniform(10, 60, (1, 40, 50)).astype(np.float32))
+    p = torch.from_numpy(rng.dirichlet(np.ones(3), (1, 40)).astype(np.float32))
+    off = batch["depth_mm"][0][:, None] - batch["range_mm"][0][None, :, None]
+    around = torch.exp(-0.5 * (off / 9.0) ** 4).numpy()  # (G, E, P)
+    spread = []
+    for _ in range(400):
+        drawn = [rng.choice(3, p=q / q.sum()) for q in p[0].numpy().astype(float)]
+        count = around[np.arange(40), drawn].sum(axis=0)
+        spread.append((count.var(), count.mean()))
+    variance, mean = np.mean(spread, axis=0)
+    assert float(unevenness(p, batch, 1.0)) == pytest.approx(variance**0.5 / mean, rel=0.15)
 
 
 @pytest.mark.parametrize("loss", [TriObjective(), RobustObjective()], ids=["tri", "robust"])
