@@ -39,7 +39,6 @@ class EnergyLayerJudge:
 
     columns, decimals, explained = COLUMNS, DECIMALS, EXPLAINED
     budget = "limit"  # the argument of ``make`` that all agents play under
-    budgets = (1.1, 1.25, 1.5, 2.0)  # multiples of the least delivery time
     episode_figures = ("score", "Q", "coverage")
     reference = ALL_LAYERS
 

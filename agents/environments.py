@@ -24,7 +24,8 @@ class AnyEnvironment(Protocol):
 
     id: str
     action: str  # kind of the learner's actions
-    judge: object  # columns, budgets and figures of its episodes
+    judge: object  # columns and figures of its episodes
+    budgets: tuple[float, ...]  # what its cases have anchors for
 
     def make(self, **settings) -> gym.Env:
         """The environment as anyone plays it; settings override the id's."""
@@ -68,6 +69,10 @@ class Environment:
         if self.recipe:
             settings = {"recipe": dict(self.recipe), **settings}
         return gym.make(self.id, **settings)
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        return self.make().unwrapped.budgets
 
     def make_to_play(self, case: str, budget: float, agent) -> gym.Env:
         return self.make(case=case, budget=budget, **agent.settings(budget))
@@ -118,6 +123,10 @@ class EnergyLayerEnvironment:
         if self.recipe:
             settings = {"recipe": dict(self.recipe), **settings}
         return gym.make(self.id, **{"site": self.site, "terminal": self.terminal, **settings})
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        return self.make().unwrapped.limits
 
     def make_to_play(self, case: str, budget: float, agent) -> gym.Env:
         return self.make(case=case, limit=budget, **agent.settings(budget))

@@ -41,7 +41,7 @@ class Trials:
 
     def of(self, environment: AnyEnvironment) -> "Trials":
         """These trials with the environment's own budgets where none are named."""
-        return replace(self, budgets=environment.judge.budgets) if self.budgets is None else self
+        return replace(self, budgets=environment.budgets) if self.budgets is None else self
 
     def seeds(self, case_index: int, budget: float) -> list[int]:
         """One seed for every episode of a case on a budget."""

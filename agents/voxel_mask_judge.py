@@ -36,7 +36,6 @@ class VoxelMaskJudge:
 
     columns, decimals, explained = COLUMNS, DECIMALS, EXPLAINED
     budget = "budget"  # the argument of ``make`` that all agents play under
-    budgets = (0.025, 0.05, 0.1, 0.2)  # shares of keep-all's work
     episode_figures = ("score", "Q", "work_used")
     reference = KEEP_ALL_100
 

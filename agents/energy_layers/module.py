@@ -7,7 +7,7 @@ import torch
 
 from agents.energy_layers.examples import Batch
 
-PRICES = (0.05, 10.0)  # of a second, in units of the network's scores
+PRICES = (0.003, 6.0)  # of a second, in units of the network's scores
 
 
 class LayerSelection(L.LightningModule):

@@ -327,6 +327,11 @@ class EnergyLayerEnv(gym.Env):
 
         return ansi(self.state, self.task) if self.render_mode == "ansi" else picture(self.state)
 
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """Multiples of the least delivery time that its cases have anchors for."""
+        return self._recipe.limits
+
     def case_recipe(self, case: str) -> EnergyLayerRecipe:
         """The recipe by which this environment builds a case."""
         return replace(self._recipe, patient=checked_case(case))

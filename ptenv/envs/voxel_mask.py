@@ -297,6 +297,11 @@ class VoxelMaskEnv(gym.Env):
 
         return ansi(self.state, self.task) if self.render_mode == "ansi" else picture(self.state)
 
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """Shares of keep-all's work that its cases have anchors for."""
+        return self._recipe.budgets
+
     def case_recipe(self, case: str) -> VoxelMaskRecipe:
         """The recipe by which this environment builds a case."""
         return replace(self._recipe, patient=checked_case(case))
