@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.baselines.search import CrossEntropySearch, Found
+from agents.baselines.search import Found, Search
 from agents.environments import AnyEnvironment, worker_pool
-from ptenv.cases.case import Case
+from ptenv.cases.library import AnyCase
 
 NEEDED = 3.0  # times the sampling noise, by which privileged search must beat the best heuristic
 
@@ -22,8 +22,8 @@ class Headroom:
     best_heuristic: float
     privileged: float
     best_plan: float
-    bound: float  # keep-all at 100 evaluations
-    converged: float  # F*, clipped as scores are
+    bound: float  # what scores 1: keep-all at 100 evaluations, or all layers
+    converged: float  # the most that a score may be: of F* for voxel masks
     noise: float
     n_plans: int
 
@@ -45,7 +45,7 @@ class Headroom:
 
 
 def search_all(
-    search: CrossEntropySearch, environment: AnyEnvironment, cases: Sequence[str],
+    search: Search, environment: AnyEnvironment, cases: Sequence[str],
     budgets: Sequence[float], workers: int, progress: Callable[[int], None] = lambda n: None,
 ) -> dict[tuple[str, float], Found]:  # fmt: skip
     """Privileged search on every case and budget."""
@@ -66,7 +66,7 @@ def search_all(
 
 def headroom_rows(
     played: Iterable[Mapping], found: Mapping[tuple[str, float], Found],
-    cases: Mapping[str, Case], random: str, heuristics: Sequence[str],
+    cases: Mapping[str, AnyCase], random: str, heuristics: Sequence[str],
 ) -> list[dict]:  # fmt: skip
     """One row a case and budget; the best heuristic is the best over all of them."""
     scores: dict[tuple[str, float], dict[str, list[float]]] = {}
@@ -82,7 +82,7 @@ def headroom_rows(
             "random": float(np.mean(of[random])), "heuristic": best,
             "best heuristic": float(np.mean(of[best])),
             "privileged": float(result.scores.mean()), "best plan": float(result.best_plan),
-            "keep-all": 1.0, "F*": anchors.score(anchors.f_star, budget),
+            "bound": 1.0, "highest": anchors.highest(budget),
             "noise": float(np.std(of[best], ddof=1)) if len(of[best]) > 1 else float("nan"),
             "kind": result.kind, "plans": result.n_plans,
         })  # fmt: skip
@@ -98,7 +98,7 @@ def headroom(rows: Sequence[Mapping]) -> Headroom:
     return Headroom(
         random=mean("random"), heuristic=rows[0]["heuristic"],
         best_heuristic=mean("best heuristic"), privileged=mean("privileged"),
-        best_plan=mean("best plan"), bound=mean("keep-all"), converged=mean("F*"),
+        best_plan=mean("best plan"), bound=mean("bound"), converged=mean("highest"),
         noise=float(np.sqrt(np.mean([row["noise"] ** 2 for row in rows]))),
         n_plans=int(sum(row["plans"] for row in rows)),
     )  # fmt: skip

@@ -59,7 +59,7 @@ def _table(rows: list[dict], verdict) -> str:
     overall = {
         "case": "mean", "random": verdict.random, "best heuristic": verdict.best_heuristic,
         "privileged": verdict.privileged, "best plan": verdict.best_plan,
-        "keep-all": verdict.bound, "F*": verdict.converged, "noise": verdict.noise,
+        "bound": verdict.bound, "highest": verdict.converged, "noise": verdict.noise,
         "plans": verdict.n_plans,
     }  # fmt: skip
     shown = [{k: v for k, v in row.items() if k != "heuristic"} for row in [*rows, overall]]

@@ -47,7 +47,7 @@ class Annealing:
         best, lowest = sequence, value
         for step in range(self.steps):
             heat = self.hottest * (self.coldest / self.hottest) ** (step / self.steps)
-            tried = _changed(view, sequence, rng)
+            tried = changed(view, sequence, rng)
             if view.sequencing.time_s(tried) > limit_s:
                 continue
             new = score(tried)
@@ -87,7 +87,7 @@ class _ColdSpots:
         return float(cold.max() + UNEVENNESS * uneven.max())
 
 
-def _changed(view: ArcView, sequence: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def changed(view: ArcView, sequence: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A neighbor: one decision drawn anew, or a stretch moved up or down by some layers."""
     tried = sequence.copy()
     served = view.sequencing.served

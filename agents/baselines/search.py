@@ -7,11 +7,12 @@ plan is kept as it is.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil, log10
+from typing import Protocol
 
 import numpy as np
 
 from agents.baselines.voxel_mask import BALANCE, RING, fill
-from agents.environments import Environment
+from agents.environments import AnyEnvironment, Environment
 from agents.rl.first_policy import FirstPolicy
 from engine.optimization.solvers import LBFGSB
 from ptenv.envs.voxel_mask import State, VoxelMaskTask
@@ -37,6 +38,12 @@ class Found:
     scores: np.ndarray
     best_plan: float
     n_plans: int
+
+
+class Search(Protocol):
+    """Looks for the best action of a case and a budget, with the true score as its goal."""
+
+    def search(self, environment: AnyEnvironment, case: str, budget: float) -> Found: ...
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,10 @@ class Anchors:
         """0: uniform sampling at equal work; 1: keep-all at 100 evaluations; −1 … 1.5."""
         return min(max(self.raw_score(objective, budget), LOWEST_SCORE), HIGHEST_SCORE)
 
+    def highest(self, budget: float) -> float:
+        """The score of F* itself."""
+        return self.score(self.f_star, budget)
+
     def gap(self, budget: float) -> float:
         """log(ρ_uniform/ρ_all); at least the smallest gap that makes a benchmark."""
         return max(log(self.rho_uniform[budget] / self.rho_all), SMALLEST_GAP)

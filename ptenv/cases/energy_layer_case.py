@@ -57,6 +57,10 @@ class LayerAnchors:
         """0: dynamic programming at the same limit; 1: all layers; −1 … 1.5."""
         return min(max(self.raw_score(worst, limit, fidelity), LOWEST_SCORE), HIGHEST_SCORE)
 
+    def highest(self, limit: float) -> float:
+        """The most that a score may be: nothing is known to be better than all layers."""
+        return HIGHEST_SCORE
+
     def gap(self, limit: float, fidelity: str) -> float:
         """log(F_DP/F_all), at least the smallest gap that makes a benchmark."""
         return max(self._log_gap(limit, fidelity), SMALLEST_GAP)

@@ -1,0 +1,63 @@
+"""Privileged search: the best layers of an arc that annealing finds with the true score as goal.
+
+No agent may do this; it tells how much there is to gain.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.baselines.annealing import Annealing, changed
+from agents.baselines.arc_view import ArcView
+from agents.baselines.layer_rules import DynamicProgramming, Sawtooth
+from agents.baselines.search import Found
+from agents.environments import AnyEnvironment
+
+COLDEST = 0.1  # of the hottest temperature
+
+
+@dataclass(frozen=True)
+class LayerSearch:
+    """Plans ``steps`` sequences of a case, each changed from the last one kept.
+
+    It begins with the best of sawtooth, dynamic programming and annealing on cold spots;
+    ``hottest`` is the first temperature, in log F_w.
+    """
+
+    steps: int = 400
+    hottest: float = 0.03
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.steps < 1 or not self.hottest > 0:
+            raise ValueError(
+                f"steps={self.steps} must be at least 1, hottest={self.hottest} positive."
+            )
+
+    def search(self, environment: AnyEnvironment, case: str, budget: float) -> Found:
+        env = environment.make(case=case, limit=budget)
+        env.reset(seed=self.seed)
+        state, rng = env.unwrapped.state, np.random.default_rng(self.seed)
+        view, terminal = ArcView.of(state.case), env.unwrapped.task.terminal
+
+        def planned(sequence: np.ndarray) -> float:
+            return float(np.log(state.case.optimize(view.as_choice(sequence), terminal).worst))
+
+        rules = (Sawtooth(), DynamicProgramming(), Annealing())
+        starts = [rule(view, state.limit_s, rng) for rule in rules]
+        values = [planned(sequence) for sequence in starts]
+        sequence, value = starts[int(np.argmin(values))], min(values)
+        best, lowest, n_plans = sequence, value, len(starts)
+        for step in range(self.steps):
+            heat = self.hottest * COLDEST ** (step / self.steps)
+            tried = changed(view, sequence, rng)
+            if view.sequencing.time_s(tried) > view.safe(state.limit_s):
+                continue
+            new, n_plans = planned(tried), n_plans + 1
+            if new <= value or rng.random() < np.exp((value - new) / heat):
+                sequence, value = tried, new
+                if value < lowest:
+                    best, lowest = sequence, value
+        anchors = state.case.anchors
+        score = anchors.score(float(np.exp(lowest)), budget, terminal)
+        return Found("annealing", best, np.array([score]), score, n_plans)

@@ -1,0 +1,23 @@
+"""Privileged search on an arc."""
+
+import numpy as np
+import pytest
+
+from agents.baselines.layer_search import LayerSearch
+
+
+def test_the_search_finds_a_plan_as_good_as_it_says(arc_environment, arc_case):
+    environment, case = arc_environment(), arc_case()
+    found = LayerSearch(steps=6).search(environment, "nasopharynx-00000", 1.5)
+    assert 3 < found.n_plans <= 9
+    assert case.sequencing.time_s(found.action) <= 1.5 * case.sequencing.floor_s + 1e-3
+    worst = case.optimize(found.action[:, None]).worst
+    assert case.anchors.score(worst, 1.5, "plan") == pytest.approx(found.best_plan)
+    assert found.best_plan >= -1e-6, "dynamic programming is among the starts"
+    again = LayerSearch(steps=6).search(environment, "nasopharynx-00000", 1.5)
+    np.testing.assert_array_equal(again.action, found.action)
+
+
+def test_searches_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="steps=0"):
+        LayerSearch(steps=0)
