@@ -61,8 +61,8 @@ def rvh(
 
 def rvh_area_gy(scenario_dose_gy: np.ndarray, structure: StructureRows) -> float:
     """Area under the RVH: the structure's mean deviation in Gy; smaller is more robust."""
-    deviation = deviation_gy(scenario_dose_gy, structure)
-    return float((deviation * structure.relative_volume).sum())
+    deviation, volume = deviation_gy(scenario_dose_gy, structure), _volumes(structure)
+    return float((deviation * volume).sum() / volume.sum())
 
 
 def worst_metric(
@@ -109,7 +109,9 @@ def _histograms(scenario_dose_gy: np.ndarray, structure: StructureRows) -> list[
 
 
 def _volumes(structure: StructureRows) -> np.ndarray:
-    return np.asarray(structure.relative_volume) * structure.volume_cm3
+    """Volumes (n,) in cm³, whatever the given ones are relative to."""
+    share = np.asarray(structure.relative_volume, np.float64)
+    return share * (structure.volume_cm3 / share.sum())
 
 
 def _checked(scenario_dose_gy: np.ndarray | Sequence) -> np.ndarray:

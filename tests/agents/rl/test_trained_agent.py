@@ -3,7 +3,8 @@ import pytest
 from stable_baselines3 import PPO
 
 import ptenv  # noqa: F401  (registers the ids)
-from agents.rl.trained import TrainedAgent, save_agent, trained_agents
+from agents.rl.trained import TrainedAgent, save_agent
+from agents.trained import trained_agents
 
 MINI = "ptenv/VoxelMask-mini-v0"
 

@@ -39,6 +39,13 @@ def test_the_area_under_the_rvh_is_the_mean_deviation():
     assert np.trapezoid(volume / 100.0, levels) == pytest.approx(area, rel=0.2)
 
 
+def test_a_plan_s_structures_hold_volumes_in_cm3_and_give_the_same():
+    assert rvh_area_gy(DOSE, PLAN.structures["CTV"]) == pytest.approx(rvh_area_gy(DOSE, TARGET))
+    values = metric_values(PLAN, DOSE, "Cord", "D0.1cc[Gy]")
+    wanted = [PLAN.evaluate(d)["Cord"]["D0.1cc[Gy]"] for d in DOSE]
+    np.testing.assert_allclose(values, wanted)
+
+
 def test_one_scenario_does_not_deviate():
     assert rvh_area_gy(DOSE[:1], TARGET) == 0.0
 
