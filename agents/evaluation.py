@@ -62,10 +62,12 @@ def evaluate(
     workers: int = 1,
     progress: Callable[[int], None] = lambda n: None,
     draw: Drawer | None = None,
+    keep: Callable[[list[dict]], None] = lambda rows: None,
 ) -> list[dict]:
     """One row an episode, in the order cases, agents, budgets, samplings.
 
-    ``progress`` is called with the number of finished episodes. ``draw`` (picklable with several
+    ``progress`` is called with the number of finished episodes, ``keep`` with the rows of every
+    case as it is done, so that a run that is stopped loses no more than one. ``draw`` (picklable with several
     workers) gets the state of every agent after the first sampling of the middle budget.
     """
     trials = trials.of(environment)
@@ -74,6 +76,7 @@ def evaluate(
     found: dict[int, list[dict]] = {}
     for done, (index, rows) in enumerate(_results(jobs, workers), start=1):
         found[index] = rows
+        keep(rows)
         progress(done * per_case)
     return [row for index in range(len(cases)) for row in found[index]]
 

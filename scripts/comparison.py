@@ -17,6 +17,7 @@ from ptenv.rendering import save, score_table
 from scripts.record import stage
 
 EVERY_AGENT = "all"
+EPISODES = "episodes.jsonl"
 LONG = ("actions", "metrics", "settings")  # columns of the JSON lines that a table cannot hold
 
 
@@ -65,7 +66,11 @@ def compare(
         draw = CasePictures(folder / "pictures", picture_of, environment.judge)
     n_episodes = len(cases) * len(agents) * len(trials.budgets) * trials.n_samplings
     with stage("Evaluation") as notes, counted(n_episodes, "episode") as progress:
-        played = evaluate(environment, agents, cases, trials, workers, progress, draw)
+        (folder / EPISODES).unlink(missing_ok=True)
+        played = evaluate(
+            environment, agents, cases, trials, workers, progress, draw,
+            lambda rows: _append_episodes(rows, folder),
+        )  # fmt: skip
         notes.append(f"{len(played)} episodes")
     _write_episodes(played, folder)
     player = environment.make().unwrapped
@@ -90,10 +95,16 @@ def tables(rows: Sequence[Mapping], judge: type) -> str:
     return f"{table}\n\n{read_so}\n\nscore by {judge.budget}\n{scores}"
 
 
-def _write_episodes(rows: Sequence[Mapping], folder: Path) -> None:
-    """episodes.jsonl holds all that plays them again; episodes.csv their figures."""
-    with (folder / "episodes.jsonl").open("w", encoding="utf-8") as file:
+def _append_episodes(rows: Sequence[Mapping], folder: Path) -> None:
+    """Add a finished case to episodes.jsonl, which holds all that plays episodes again."""
+    with (folder / EPISODES).open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
+
+
+def _write_episodes(rows: Sequence[Mapping], folder: Path) -> None:
+    """episodes.jsonl in the order of the cases, and episodes.csv with the figures alone."""
+    (folder / EPISODES).unlink(missing_ok=True)
+    _append_episodes(rows, folder)
     figures = [{k: v for k, v in row.items() if k not in LONG} for row in rows]
     write_csv(figures, folder / "episodes.csv")
 

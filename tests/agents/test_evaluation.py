@@ -64,6 +64,14 @@ def test_an_episode_can_be_played_again_from_its_row(environment, rows):
     assert info["score"] == row["score"]
 
 
+def test_every_case_is_handed_over_when_it_is_done(environment, rows):
+    kept = []
+    agents = {"uniform": voxel_mask.uniform()}
+    found = evaluate(environment, agents, CASES, TRIALS, keep=kept.append)
+    assert [r["case"] for of in kept for r in of] == [r["case"] for r in found]
+    assert len(kept) == len(CASES)
+
+
 def test_several_processes_find_the_same(environment, rows):
     agents = {"uniform": voxel_mask.uniform(), "random": voxel_mask.RandomActions()}
     spread = evaluate(environment, agents, CASES, TRIALS, workers=2)
