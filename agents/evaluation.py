@@ -67,8 +67,9 @@ def evaluate(
     """One row an episode, in the order cases, agents, budgets, samplings.
 
     ``progress`` is called with the number of finished episodes, ``keep`` with the rows of every
-    case as it is done, so that a run that is stopped loses no more than one. ``draw`` (picklable with several
-    workers) gets the state of every agent after the first sampling of the middle budget.
+    case as it is done, so that a run that is stopped loses no more than one. ``draw`` (picklable
+    with several workers) gets the state of every agent after the first sampling of the middle
+    budget.
     """
     trials = trials.of(environment)
     jobs = [(environment, dict(agents), case, i, trials, draw) for i, case in enumerate(cases)]
