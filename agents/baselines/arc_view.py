@@ -14,8 +14,8 @@ from ptenv.cases.energy_layer_case import EnergyLayerCase
 class ArcView:
     """Decisions (n,) in order; with m layers an angle there are m at each angle.
 
-    The layers of an angle are then cut into m bands, the highest first, and every decision picks
-    from its own, so that they differ and energies fall. Arrays are by decision and layer (n, E).
+    A layer that is chosen again at its angle adds nothing there and costs nothing. Arrays are by
+    decision and layer (n, E).
     """
 
     case: EnergyLayerCase
@@ -30,7 +30,7 @@ class ArcView:
         gantry[:, 0] = times.gantry_s
         one_each = LayerSequencing(
             times.switch_s, np.repeat(times.beam_on_s, m, axis=0), gantry.ravel(),
-            _bands(times.valid, m),
+            np.repeat(times.valid, m, axis=0),
         )  # fmt: skip
         coverage = replace(case.coverage, depth_mm=np.repeat(case.coverage.depth_mm, m, axis=0))
         return cls(case, one_each, coverage, np.repeat(case.wed_mm, m, axis=0))
@@ -122,14 +122,9 @@ class ArcView:
         return max(limit_s, self.sequencing.floor_s)
 
     def as_choice(self, sequence: np.ndarray) -> np.ndarray:
-        """The choice (G, m) of a sequence (n,)."""
-        return np.asarray(sequence, np.int16).reshape(len(self.case.angles_deg), -1)
-
-
-def _bands(valid: np.ndarray, m: int) -> np.ndarray:
-    """Valid layers (G, E) cut into m bands each, the highest first: (G · m, E)."""
-    bands = np.zeros((len(valid), m, valid.shape[1]), bool)
-    for g, of in enumerate(valid):
-        for slot, band in enumerate(np.array_split(np.flatnonzero(of)[::-1], m)):
-            bands[g, slot, band] = True
-    return bands.reshape(-1, valid.shape[1])
+        """The choice (G, m) of a sequence (n,), each layer of an angle once, −1 for the rest."""
+        choice = np.array(sequence, np.int16).reshape(len(self.case.angles_deg), -1)
+        for slot in range(1, choice.shape[1]):
+            again = (choice[:, :slot] == choice[:, slot, None]).any(axis=1)
+            choice[again, slot] = -1
+        return choice

@@ -8,13 +8,15 @@ NOTHING = -np.inf
 
 
 @njit(**OPTIONS)
-def best_within_limit(angles, valid, value, switch, beam_on, gantry, passed, limit, back, bins):
+def best_within_limit(
+    angles, valid, value, switch, beam_on, gantry, passed, rest, limit, back, bins
+):
     """Fill the labels of every served angle; returns the best last layer and time bin.
 
     ``angles`` (n,) are those that a layer serves, ``passed`` (n,) the seconds of passing the
-    angles before each. A label keeps the best value of a layer and time bin together with its own
-    exact time, so that bins cost no time. ``back`` and ``bins`` (n, E, n_bins) int16 are the layer
-    and the bin that a label came from.
+    angles before each, ``rest`` (n, E) the seconds that must be left after each. A label keeps the
+    best value of a layer and time bin together with its own exact time, so that bins cost no time.
+    ``back`` and ``bins`` (n, E, n_bins) int16 are the layer and the bin that a label came from.
     """
     n_layers, n_bins = back.shape[1], back.shape[2]
     per_second = (n_bins - 1) / limit
@@ -29,7 +31,7 @@ def best_within_limit(angles, valid, value, switch, beam_on, gantry, passed, lim
                 continue
             if i == 0:
                 t = passed[i] + max(gantry[g], beam_on[g, e])
-                if t <= limit:
+                if t + rest[i, e] <= limit:
                     new_best[e, int(t * per_second)] = value[g, e]
                     new_time[e, int(t * per_second)] = t
                 continue
@@ -41,7 +43,7 @@ def best_within_limit(angles, valid, value, switch, beam_on, gantry, passed, lim
                     if best[p, b] == NOTHING:
                         continue
                     t = time[p, b] + step
-                    if t > limit:
+                    if t + rest[i, e] > limit:
                         break
                     k = int(t * per_second)
                     v = best[p, b] + value[g, e]

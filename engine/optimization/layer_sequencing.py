@@ -132,9 +132,14 @@ def dynamic_programming(
     before = np.diff(np.concatenate([[0.0], np.cumsum(passed)[angles]]))
     limit = limit_s + SLACK_S - passed[angles[-1] :].sum()
     back, bins = np.zeros((2, len(angles), s.valid.shape[1], n_bins), np.int16)
-    layer, at = kernels.best_within_limit(
-        angles, s.valid, value, s.switch_s, s.beam_on_s, s.gantry_s, before, limit, back, bins
-    )
+    after = s.rest_s[angles + 1] - passed[angles[-1] :].sum()
+    for rest in (np.zeros_like(after), after):  # near the least time the lost label is the only one
+        layer, at = kernels.best_within_limit(
+            angles, s.valid, value, s.switch_s, s.beam_on_s, s.gantry_s, before, rest, limit,
+            back, bins,
+        )  # fmt: skip
+        if layer >= 0:
+            break
     choice = np.full((len(s.gantry_s), 1), -1, np.int16)
     for i in range(len(angles) - 1, -1, -1):
         choice[angles[i], 0] = layer

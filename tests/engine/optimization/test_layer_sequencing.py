@@ -96,6 +96,15 @@ def test_no_random_sequence_of_a_long_arc_is_better():
             assert value_of(value, choice) <= value_of(value, found)
 
 
+def test_the_least_time_is_kept_on_a_long_arc():
+    """Few bins lose the one sequence that keeps it, unless labels know what must be left."""
+    s = sequencing(60, 12, seed=8)
+    value = np.random.default_rng(9).uniform(0, 10, s.valid.shape)
+    found = dynamic_programming(s, value, s.floor_s, n_bins=8)
+    assert s.time_s(found) == pytest.approx(s.floor_s)
+    assert np.all(s.valid[np.arange(60), found[:, 0]])
+
+
 def test_more_time_is_never_worse():
     s = sequencing(30, 12, seed=6)
     value = np.random.default_rng(7).uniform(0, 10, s.valid.shape)
