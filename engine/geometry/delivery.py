@@ -30,8 +30,8 @@ class SwitchingTable:
     def __post_init__(self):
         energy = np.asarray(self.energy_mev, np.float64)
         seconds = np.asarray(self.seconds, np.float64)
-        if energy.ndim != 1 or not len(energy) or not np.all(np.diff(energy, prepend=0.0) > 0):
-            raise ValueError("energy_mev must be a rising list of one positive energy or more.")
+        if energy.ndim != 1 or not len(energy) or np.any(np.diff(energy) <= 0):
+            raise ValueError("energy_mev must be a rising list of one energy or more.")
         if seconds.shape != (len(energy),) * 2:
             raise ValueError(
                 f"the switching table has shape {seconds.shape}; {len(energy)} energies need "
@@ -74,12 +74,6 @@ class SwitchingTable:
         """Seconds from one energy of the table to another."""
         return float(self.seconds[self._index(before_mev), self._index(after_mev)])
 
-    @staticmethod
-    def transitions(energies_mev: Sequence[float]) -> tuple[int, int, int]:
-        """Switches up, down, and from an energy to itself, of energies in order of delivery."""
-        step = np.diff(np.asarray(energies_mev, np.float64))
-        return int((step > 0).sum()), int((step < 0).sum()), int((step == 0).sum())
-
     def _index(self, energy_mev: float) -> int:
         nearest = int(np.abs(self.energy_mev - energy_mev).argmin())
         if abs(self.energy_mev[nearest] - energy_mev) > 1e-3:
@@ -94,10 +88,10 @@ class SwitchingTable:
 class DeliveryTime:
     """Seconds of a delivery and its parts; arrays by angle (G,), in order of delivery.
 
-    ``angle_s`` is less than the parts' sum where the gantry turns while the beam is on.
+    ``total_s`` is less than the parts' sum where the gantry turns while the beam is on.
     """
 
-    angle_s: np.ndarray
+    total_s: float
     switching_s: np.ndarray
     dwell_s: np.ndarray
     travel_s: np.ndarray  # between spots: settling or scanning
@@ -105,11 +99,6 @@ class DeliveryTime:
     n_up: int
     n_down: int
     n_unchanged: int
-    n_light: int  # delivered spots below the machine's minimum weight
-
-    @property
-    def total_s(self) -> float:
-        return float(self.angle_s.sum())
 
     @property
     def beam_on_s(self) -> np.ndarray:
@@ -121,9 +110,7 @@ class DeliveryModel:
     """Speeds of gantry, scanning and beam current.
 
     ``spot_weight`` is the protons that a spot is taken to have before its weight is known: 0.1 MU.
-    ``protons_per_s`` is 0.01 s per MU near 100 MeV (OpenTPS). With an
-    ``acceleration_deg_per_s2`` (about 0.5) the gantry starts and stops at every angle, as it does
-    when it shoots at rest; a dynamic arc that keeps turning is then quicker than told.
+    ``protons_per_s`` is 0.01 s per MU near 100 MeV (OpenTPS).
     """
 
     gantry_deg_per_s: float = 6.0
@@ -133,7 +120,6 @@ class DeliveryModel:
     least_dwell_s: float = 250e-6
     spot_weight: float = 0.1 * PROTONS_PER_MU
     delivery: Literal["dynamic", "static"] = "dynamic"
-    acceleration_deg_per_s2: float | None = None  # None: at full speed at once
 
     def __post_init__(self):
         for name in ("gantry_deg_per_s", "scan_mm_per_s", "protons_per_s"):
@@ -144,38 +130,18 @@ class DeliveryModel:
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}={value} must be 0 or more.")
-        acceleration = self.acceleration_deg_per_s2
-        if acceleration is not None and not (np.isfinite(acceleration) and acceleration > 0):
-            raise ValueError(
-                f"acceleration_deg_per_s2={acceleration} must be positive, or None for full speed "
-                "at once."
-            )
         if self.delivery not in ("dynamic", "static"):
             raise ValueError(f"delivery={self.delivery!r} is unknown; dynamic or static.")
 
     def gantry_s(self, angles_deg: Sequence[float]) -> np.ndarray:
         """Rotation (G,) to each angle from the one before, the short way; 0 for the first."""
-        angles = np.asarray(angles_deg, np.float64)
-        if angles.ndim != 1 or not len(angles) or not np.all(np.isfinite(angles)):
-            raise ValueError(f"angles_deg={angles_deg} must be one finite angle or more.")
-        turn = np.abs(np.diff(angles)) % 360.0
-        return np.concatenate([[0.0], self._turn_s(np.minimum(turn, 360.0 - turn))])
-
-    def _turn_s(self, turn_deg: np.ndarray) -> np.ndarray:
-        """From rest to rest; short turns never reach full speed."""
-        speed, rate = self.gantry_deg_per_s, self.acceleration_deg_per_s2
-        if rate is None:
-            return turn_deg / speed
-        reaches = turn_deg >= speed**2 / rate
-        return np.where(reaches, turn_deg / speed + speed / rate, 2.0 * np.sqrt(turn_deg / rate))
+        turn = np.abs(np.diff(np.asarray(angles_deg, np.float64))) % 360.0
+        return np.concatenate([[0.0], np.minimum(turn, 360.0 - turn) / self.gantry_deg_per_s])
 
     def beam_on_s(self, n_spots: np.ndarray) -> np.ndarray:
         """Of layers whose weights are not known yet: spots of ``spot_weight``, settling each."""
-        n_spots = np.asarray(n_spots, np.float64)
-        if not np.all(np.isfinite(n_spots)) or n_spots.min(initial=0.0) < 0:
-            raise ValueError("n_spots must be finite counts of 0 or more.")
         dwell = max(self.spot_weight / self.protons_per_s, self.least_dwell_s)
-        return n_spots * (dwell + self.settling_s)
+        return np.asarray(n_spots, np.float64) * (dwell + self.settling_s)
 
     def time(self, plan: Plan, table: SwitchingTable | None = None) -> DeliveryTime:
         """Delivery of a plan, beam by beam and layer by layer; spots without weight are left out.
@@ -183,22 +149,20 @@ class DeliveryModel:
         ``table`` is the machine's own by default. The first layer costs no switch.
         """
         table = SwitchingTable.of_machine(plan.machine) if table is None else table
-        switching, dwell, travel = np.zeros((3, len(plan.beams)))
-        energies: list[float] = []
+        n = len(plan.beams)
+        switching, dwell, travel = np.zeros((3, n))
+        counts, before = [0, 0, 0], None
         for beam, energy, spots in _layers(plan):
-            if energies:
-                switching[beam] += table.between(energies[-1], energy)
+            if before is not None:
+                switching[beam] += table.between(before, energy)
+                counts[0 if energy > before else 1 if energy < before else 2] += 1
             dwell[beam] += self._dwell_s(plan.weights[spots])
             travel[beam] += self._travel_s(plan.u_mm[spots], plan.v_mm[spots])
-            energies.append(energy)
+            before = energy
         gantry = self.gantry_s([beam.gantry_deg for beam in plan.beams])
         busy = switching + dwell + travel
         angle_s = np.maximum(gantry, busy) if self.delivery == "dynamic" else gantry + busy
-        light = (plan.weights > 0) & (plan.weights < plan.machine.min_spot_weight)
-        return DeliveryTime(
-            angle_s, switching, dwell, travel, gantry, *table.transitions(energies),
-            n_light=int(light.sum()),
-        )  # fmt: skip
+        return DeliveryTime(float(angle_s.sum()), switching, dwell, travel, gantry, *counts)
 
     def _dwell_s(self, weights: np.ndarray) -> float:
         return float(np.maximum(weights / self.protons_per_s, self.least_dwell_s).sum())
