@@ -284,3 +284,32 @@ def fill_columns(beam_starts, starts, rows, gy, scale, start, last, columns, val
                     columns[chunk[row]] = group << 3
                 root = np.sqrt(gy[entry] / scale[spot])
                 values[(chunk[row] << 3) + (place & 7)] = np.uint16(min(root + 0.5, 65535.0))
+
+
+@njit(**OPTIONS)
+def count_by_column(start, n_beams, columns, values, base, column_at, counts):
+    """Nonzero entries of every column."""
+    for k in range(np.uint64(len(start) - 1)):
+        first_place = base[k % n_beams]
+        for c in range(start[k], start[k + ONE]):
+            place = first_place + np.uint64(columns[c])
+            for lane in range(LANES):
+                if values[c * LANES + lane] != 0:
+                    counts[column_at[place + lane]] += 1
+
+
+@njit(**OPTIONS)
+def fill_by_column(start, n_beams, columns, values, base, column_at, scale, place_of, rows, gy):
+    """Rows and Gy of every column, from ``place_of`` (n_spots,) on, which moves along."""
+    for k in range(np.uint64(len(start) - 1)):
+        first_place = base[k % n_beams]
+        for c in range(start[k], start[k + ONE]):
+            place = first_place + np.uint64(columns[c])
+            for lane in range(LANES):
+                root = np.float32(values[c * LANES + lane])
+                if root > 0:
+                    column = column_at[place + lane]
+                    goal = place_of[column]
+                    rows[goal] = np.uint32(k // n_beams)
+                    gy[goal] = root * root * scale[column]
+                    place_of[column] = goal + 1

@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from engine.dose import _influence_kernels as kernels
+from engine.dose.column_entries import ColumnEntries
 from engine.parallel import run_blocks
 from engine.patient.grid import Grid
 
@@ -325,6 +326,30 @@ class InfluenceMatrix:
         """Nonzero entries of every row, (n_rows,) uint32: the work of reading it once."""
         return self._row_nonzeros.copy()
 
+    def row_entries(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Columns (n,) int64, ascending, and Gy per particle (n,) float32 of one row."""
+        if not 0 <= row < self.n_rows:
+            raise ValueError(f"row={row} does not exist; the matrix has {self.n_rows} rows.")
+        first, last = self.start[row * self.n_beams], self.start[(row + 1) * self.n_beams]
+        counts = np.diff(self.start[row * self.n_beams : (row + 1) * self.n_beams + 1])
+        base = np.repeat(self._base[:-1], counts.astype(np.int64)).astype(np.int64)
+        places = (base + self.columns[first:last])[:, None] + np.arange(LANES)
+        roots = self.values[first * LANES : last * LANES].astype(np.float32)
+        columns = self._column_at[places.ravel()]
+        kept = roots > 0
+        return columns[kept], np.square(roots[kept]) * self.scale[columns[kept]]
+
+    def by_column(self) -> ColumnEntries:
+        """All entries column by column: a copy for those who change few spots at a time."""
+        counts = np.zeros(self.n_spots, np.int64)
+        arguments = (self.start, np.uint64(self.n_beams), self.columns, self.values, self._base,
+                     self._column_at)  # fmt: skip
+        kernels.count_by_column(*arguments, counts)
+        start = np.concatenate([[0], np.cumsum(counts)])
+        rows, gy = np.empty(start[-1], np.uint32), np.empty(start[-1], np.float32)
+        kernels.fill_by_column(*arguments, self.scale, start[:-1].copy(), rows, gy)
+        return ColumnEntries(start, rows, gy)
+
     def largest_entries(self) -> np.ndarray:
         """Largest entry of every row and beam, (n_rows, n_beams) float32, Gy per particle."""
         padded_scale = self._padded_weights(np.ones(self.n_spots))
@@ -433,6 +458,13 @@ class InfluenceMatrix:
     def _column_of(self) -> np.ndarray:
         beam = np.repeat(np.arange(self.n_beams), np.diff(self.beam_starts))
         return (self._base[beam] + self.place).astype(np.uint32)
+
+    @cached_property
+    def _column_at(self) -> np.ndarray:
+        """Column of every place (n_places,) int64; −1 where there is none."""
+        at = np.full(self._n_places, -1, np.int64)
+        at[self._column_of] = np.arange(self.n_spots)
+        return at
 
     @property
     def _n_places(self) -> int:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from engine.machine.photon import PhotonMachine
 from engine.machine.proton import ProtonMachine
 
 
@@ -100,10 +101,11 @@ class Plan:
     """Spots as flat arrays (n_spots,), sorted beam → layer (energy descending) → v → u.
 
     ``u_mm`` and ``v_mm`` are positions in the isocenter plane of the beam's eye view
-    (see ``engine.geometry.coordinates``). ``weights`` are particles per fraction.
+    (see ``engine.geometry.coordinates``). ``weights`` are particles per fraction; of a photon
+    machine the spots are bixels, and the weights monitor units per fraction.
     """
 
-    machine: ProtonMachine
+    machine: ProtonMachine | PhotonMachine
     beams: tuple[Beam, ...]
     spot_beam: np.ndarray  # uint16
     spot_energy: np.ndarray  # uint16, index into machine.energy_mev

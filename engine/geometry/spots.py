@@ -75,10 +75,10 @@ def place_spots(
     mask = patient.target_union() if target is None else patient.mask(target)
     if not mask.any():
         raise ValueError(f"target {target or 'union'!r} has no voxels; there is nothing to treat.")
-    points = _target_points(patient.grid, mask)
+    points = target_points(patient.grid, mask)
     rsp = rsp_volume(patient, calibration)
     fields = [
-        _Field.of(rsp, patient.grid, machine, _centered(beam, points), points, settings)
+        _Field.of(rsp, patient.grid, machine, centered(beam, points), points, settings)
         for beam in beams
     ]
     per_beam = [field.spots(settings) for field in fields]
@@ -134,7 +134,7 @@ class _Field:
             inside = (deepest >= below) & (shallowest < above)
             if inside.any():
                 u, v = self.u[inside], self.v[inside]
-                v, u = _raster_over(u, v, spacing, margin, settings.pattern)
+                v, u = raster_over(u, v, spacing, margin, settings.pattern)
                 rows.append(np.column_stack([np.full(len(u), energy), v, u]))
         return np.concatenate(rows)
 
@@ -199,7 +199,7 @@ def _with_shifter(
     return replace(beam, range_shifter=name, shifter_exit_mm=skin - beam.air_gap_mm)
 
 
-def _raster_over(
+def raster_over(
     u, v, spacing: float, margin: float, pattern: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Raster points (v, u) within the margin of the shadow of points, rising v, then rising u."""
@@ -222,7 +222,7 @@ def _raster_over(
     return grid_v[near], grid_u[near]
 
 
-def _target_points(grid: Grid, mask: np.ndarray) -> np.ndarray:
+def target_points(grid: Grid, mask: np.ndarray) -> np.ndarray:
     """Points (n, 3) in x, y, z mm that fill a mask at 2 mm or closer."""
     part, cut = grid.cropped(mask)
     split = tuple(int(np.ceil(s / 2.0)) for s in grid.spacing_mm)
@@ -238,7 +238,8 @@ def _target_points(grid: Grid, mask: np.ndarray) -> np.ndarray:
     return fine.points_mm(np.flatnonzero(dense))
 
 
-def _centered(beam: Beam, points: np.ndarray) -> Beam:
+def centered(beam: Beam, points: np.ndarray) -> Beam:
+    """The beam with the centroid of points (n, 3) as its isocenter, unless it has one."""
     if beam.isocenter_mm is not None:
         return beam
     return replace(beam, isocenter_mm=tuple(float(c) for c in points.mean(axis=0)))

@@ -3,19 +3,26 @@
 from functools import lru_cache
 from pathlib import Path
 
+from engine.machine.photon import PhotonMachine, generic_photon
 from engine.machine.proton import ProtonMachine
 from engine.machine.tables import read_machine
 
 DATA = Path(__file__).parent / "data"
 
 
+COMPUTED = {"generic_photon": generic_photon}  # machines that are formulas rather than files
+
+
 def available_machines() -> list[str]:
     """Names of the machines that ship with the package."""
-    return sorted(path.stem for path in DATA.glob("*.npz"))
+    return sorted([*COMPUTED, *(path.stem for path in DATA.glob("*.npz"))])
 
 
-def load_machine(name: str | Path) -> ProtonMachine:
-    """A machine by name ("generic_proton") or by the path of its ``.npz``; read once a process."""
+def load_machine(name: str | Path) -> ProtonMachine | PhotonMachine:
+    """A machine by name ("generic_proton", "generic_photon") or by the path of its ``.npz``; read
+    once a process."""
+    if str(name) in COMPUTED:
+        return COMPUTED[str(name)]()
     path = Path(name)
     if path.suffix != ".npz":
         path = DATA / f"{name}.npz"

@@ -17,6 +17,7 @@ from engine.patient.patient import Patient
 from engine.patient.tissues import BIN_MATERIALS, BIN_STARTS_HU, MATERIALS
 from engine.physics.materials import (
     I_WATER_EV,
+    WATER,
     Material,
     relative_stopping_power,
     stopping_ratio_table,
@@ -138,6 +139,20 @@ def density_volume(patient: Patient, calibration: Calibration = DEFAULT_CALIBRAT
     """Mass density of every CT voxel in g/cm³, (nz, ny, nx) float32; as ``rsp_volume``."""
     density = calibration.density_g_cm3(patient.hu)
     return _override(density, patient, lambda m: m.density_g_cm3)
+
+
+def electron_density_volume(
+    patient: Patient, calibration: Calibration = DEFAULT_CALIBRATION
+) -> np.ndarray:
+    """Electrons per volume relative to water, (nz, ny, nx) float32; as ``rsp_volume``."""
+
+    def electrons(material: Material) -> float:
+        return material.z_over_a / WATER.z_over_a
+
+    per_density = np.array([electrons(m) for m in calibration.materials], np.float32)
+    volume = calibration.density_g_cm3(patient.hu)
+    volume *= per_density[calibration.composition(patient.hu)]
+    return _override(volume, patient, lambda m: m.density_g_cm3 * electrons(m))
 
 
 def override_material(name: str) -> Material:

@@ -15,6 +15,7 @@ import pytest
 import engine.dose
 from engine import parallel
 from engine.dose.influence import InfluenceMatrix
+from engine.geometry.bixels import place_bixels
 from engine.geometry.plan import Beam
 from engine.geometry.scenarios import Scenario
 from engine.geometry.spots import SpotSettings, place_spots
@@ -31,11 +32,20 @@ def proton_case():
     return patient, plan, patient.grid.resampled(5.0)
 
 
+def photon_case():
+    """The same tank under two open photon fields."""
+    patient = water_tank((80.0, 80.0, 80.0), 4.0, 24.0)
+    plan = place_bixels(patient, load_machine("generic_photon"), [Beam(0.0), Beam(60.0)])
+    plan = plan.with_weights(np.random.default_rng(0).uniform(1.0, 10.0, plan.n_spots))
+    return patient, plan, patient.grid.resampled(5.0)
+
+
 CASES = {  # engine: its arguments, what it treats, the noise of two doses (rms, of the maximum)
     "MonteCarloEngine": (
         lambda: dict(n_histories=200_000, histories_per_spot=1000), proton_case, 0.04
     ),
     "PencilBeamEngine": (dict, proton_case, 0.0),
+    "PhotonSvdEngine": (dict, photon_case, 0.0),
 }  # fmt: skip
 
 
@@ -184,7 +194,8 @@ def test_a_nominal_scenario_changes_nothing_and_others_do(treated):
     np.testing.assert_array_equal(nominal, influence @ plan.weights)
     for scenario in (Scenario(shift_mm=(5.0, 0.0, 0.0)), Scenario(density_scale=1.05)):
         other = built.influence(patient, plan, grid, scenario=scenario) @ plan.weights
-        assert np.abs(other - nominal).max() > 0.01 * nominal.max()
+        # 5 % more matter before 4 cm of depth takes a percent of a photon beam
+        assert np.abs(other - nominal).max() > 0.005 * nominal.max()
 
 
 def test_a_shift_is_a_shift_of_the_isocenters(treated):
