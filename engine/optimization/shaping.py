@@ -27,16 +27,18 @@ class Recovery:
     voxels. Target voxels may lose ``cold`` and gain ``hot`` (second-degree hot spots count from
     there on), organs may gain ``organ``, other tissue ``tissue``. ``compromise`` is how much of an
     amplitude's change recovery keeps where it points at the request itself: 0 never touches
-    them, 1 does not know of the conflict. ``within`` is how near the request counts as met.
+    them, 1 does not know of the conflict; ``insistence`` is how much more a miss of the request
+    counts than one elsewhere. ``within`` is how near the request counts as met.
     """
 
     n_steps: int = 25
     n_modifications: int = 8
-    cold: float = 0.01
-    hot: float = 0.05
+    cold: float = 0.03
+    hot: float = 0.07
     organ: float = 0.02
     tissue: float = 0.05
     compromise: float = 0.2
+    insistence: float = 20.0
     within: float = 0.005
 
     def __post_init__(self):
@@ -45,6 +47,8 @@ class Recovery:
                 f"n_steps={self.n_steps} must be 0 or more and n_modifications="
                 f"{self.n_modifications} at least 1."
             )
+        if not 0.0 <= self.insistence < np.inf:
+            raise ValueError(f"insistence={self.insistence} must be 0 or more.")
         for name in ("cold", "hot", "organ", "tissue", "compromise", "within"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in 0 … 1.")
@@ -215,14 +219,18 @@ class _Work:
         return np.sqrt(nearest)
 
     def _next(self, distance: np.ndarray, share: float) -> int | None:
-        """The worst of the spoilt rows that lie beyond a share of them, seen by distance."""
+        """The worst of the spoilt rows that lie beyond a share of them, seen by distance.
+
+        The request itself is subject to recovery too: its rows are never too near.
+        """
         off = np.maximum(self.low - self.dose, self.dose - self.high)
+        off[self.wish.rows] *= self.shaper.recovery.insistence
         spoilt = np.flatnonzero(off > 0)
         if not len(spoilt):
             return None
         far, kth = distance[spoilt], int(share * (len(spoilt) - 1))
         front = np.partition(far, kth)[kth]
-        outside = spoilt[far >= front]
+        outside = spoilt[(far >= front) | (far == 0.0)]
         return int(outside[np.argmax(off[outside])])
 
     def _patch(self, row: int, goal: float, seen: Projection, keep: np.ndarray | None) -> bool:
