@@ -122,20 +122,11 @@ class Case:
 
     def as_entry(self) -> tuple[dict, dict[str, np.ndarray]]:
         """Plain description and arrays, for the store."""
-        m = self.influence
-        arrays = {f"influence.{name}": getattr(m, name) for name in _INFLUENCE}
+        problem, arrays = problem_entry(self.problem)
         arrays |= {name: getattr(self, name) for name in _FEATURES}
         arrays |= {f"plan.{k}": v for k, v in self.plan.items() if isinstance(v, np.ndarray)}
-        for i, region in enumerate(self.problem.structures.values()):
-            arrays[f"region{i}.rows"], arrays[f"region{i}.volume"] = region.rows, region.volume
-            if region.distance_mm is not None:
-                arrays[f"region{i}.distance_mm"] = region.distance_mm
         description = {
-            "case_id": self.case_id, "key": self.key, "recipe": self.recipe,
-            "grid": asdict(m.grid), "quantity": asdict(self.quantity),
-            "minimum_weight": self.problem.minimum_weight,
-            "regions": list(self.problem.structures),
-            "objectives": [[type(o).__name__, asdict(o)] for o in self.problem.objectives],
+            "case_id": self.case_id, "key": self.key, "recipe": self.recipe, **problem,
             "judged": list(self.evaluation.structures),
             "prescription_gy": self.prescription_gy, "volumes_cm3": self.volumes_cm3,
             "plan": {k: v for k, v in self.plan.items() if not isinstance(v, np.ndarray)},
@@ -146,25 +137,10 @@ class Case:
     @classmethod
     def from_entry(cls, description: dict, arrays: dict[str, np.ndarray]) -> "Case":
         """A case whose arrays are the store's own, mapped read-only."""
-        grid = Grid(**description["grid"])
-        influence = InfluenceMatrix(
-            grid, **{name: arrays[f"influence.{name}"] for name in _INFLUENCE}
-        )
-        regions = {
-            name: stored_region(
-                arrays[f"region{i}.rows"], arrays[f"region{i}.volume"],
-                arrays.get(f"region{i}.distance_mm"),
-            )
-            for i, name in enumerate(description["regions"])
-        }  # fmt: skip
-        objectives = [getattr(objective_kinds, k)(**v) for k, v in description["objectives"]]
-        problem = PlanningProblem(
-            influence, regions, objectives, RbeDose(**description["quantity"]),
-            description["minimum_weight"],
-        )  # fmt: skip
+        problem = problem_from_entry(description, arrays)
         evaluation = judged_rows(
-            regions, description["judged"], influence.n_rows, description["volumes_cm3"],
-            description["prescription_gy"],
+            problem.structures, description["judged"], problem.influence.n_rows,
+            description["volumes_cm3"], description["prescription_gy"],
         )  # fmt: skip
         spots = {k[5:]: a for k, a in arrays.items() if k.startswith("plan.")}
         case = cls(
@@ -175,6 +151,41 @@ class Case:
             **{name: arrays[name] for name in _FEATURES},
         )  # fmt: skip
         return case.with_anchors(Anchors.from_dict(description["anchors"]))
+
+
+def problem_entry(problem: PlanningProblem) -> tuple[dict, dict[str, np.ndarray]]:
+    """A planning problem as plain description and arrays, for the store."""
+    m = problem.influence
+    arrays = {f"influence.{name}": getattr(m, name) for name in _INFLUENCE}
+    for i, region in enumerate(problem.structures.values()):
+        arrays[f"region{i}.rows"], arrays[f"region{i}.volume"] = region.rows, region.volume
+        if region.distance_mm is not None:
+            arrays[f"region{i}.distance_mm"] = region.distance_mm
+    description = {
+        "grid": asdict(m.grid), "quantity": asdict(problem.quantity),
+        "minimum_weight": problem.minimum_weight, "regions": list(problem.structures),
+        "objectives": [[type(o).__name__, asdict(o)] for o in problem.objectives],
+    }  # fmt: skip
+    return description, arrays
+
+
+def problem_from_entry(description: dict, arrays: dict[str, np.ndarray]) -> PlanningProblem:
+    """The problem that ``problem_entry`` wrote; arrays stay the store's own."""
+    influence = InfluenceMatrix(
+        Grid(**description["grid"]), **{name: arrays[f"influence.{name}"] for name in _INFLUENCE}
+    )
+    regions = {
+        name: stored_region(
+            arrays[f"region{i}.rows"], arrays[f"region{i}.volume"],
+            arrays.get(f"region{i}.distance_mm"),
+        )
+        for i, name in enumerate(description["regions"])
+    }  # fmt: skip
+    objectives = [getattr(objective_kinds, k)(**v) for k, v in description["objectives"]]
+    return PlanningProblem(
+        influence, regions, objectives, RbeDose(**description["quantity"]),
+        description["minimum_weight"],
+    )  # fmt: skip
 
 
 def judged_rows(
