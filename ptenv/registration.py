@@ -6,8 +6,10 @@ from gymnasium.envs.registration import register, registry
 
 VOXEL_MASK = "ptenv.envs.voxel_mask:VoxelMaskEnv"
 ENERGY_LAYER = "ptenv.envs.energy_layer:EnergyLayerEnv"
+DOSE_SHAPING = "ptenv.envs.dose_shaping:DoseShapingEnv"
 SOLVED_MASK = 1.2  # a return: from the start's score, about −0.2, to keep-all's, 1
 SOLVED_LAYERS = 1.0  # a return: the score of a plan that may use all layers
+SOLVED_SHAPING = 1.0  # a return: the score of direct optimization with as many dose products
 MINI_MASK = {"preset": "mini", "n_patients": 64, "volume_size": (32, 48, 48)}
 
 
@@ -31,6 +33,9 @@ IDS = {
     "ptenv/EnergyLayer-v0": Id(ENERGY_LAYER, {}, SOLVED_LAYERS),
     "ptenv/EnergyLayer-2deg-v0": Id(ENERGY_LAYER, {"preset": "2-degree"}, SOLVED_LAYERS),
     "ptenv/EnergyLayer-mini-v0": Id(ENERGY_LAYER, {"preset": "mini"}, SOLVED_LAYERS),
+    "ptenv/DoseShaping-v0": Id(DOSE_SHAPING, {}, SOLVED_SHAPING, 30),
+    "ptenv/DoseShaping-dvh-v0": Id(DOSE_SHAPING, {"observation": "dvh"}, SOLVED_SHAPING, 30),
+    "ptenv/DoseShaping-mini-v0": Id(DOSE_SHAPING, {"preset": "mini"}, SOLVED_SHAPING, 30),
 }
 
 

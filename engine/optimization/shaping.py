@@ -13,33 +13,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.optimization import _shaping_kernels as kernels
 from engine.optimization.shaping_model import Projection, ShapedDose
 
 HALF = np.log(2.0)  # exp(−µ · mean path) = 0.5, equation 3
+SHARES = np.array([0.0, 0.125, 0.25, 0.5, 0.75, 1.0], np.float32)  # of a recovery patch
 CLIPPINGS = 12  # tries to make up for amplitudes that met zero
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a request is carried out; tolerances are shares of the prescription.
+    """How a request is carried out; shares are of the prescription.
 
     ``n_steps`` recovery patches at most, after ``n_modifications`` patches on the requested
-    voxels. Target voxels may lose ``cold`` and gain ``hot`` (second-degree hot spots count from
-    there on), organs may gain ``organ``, other tissue ``tissue``. ``compromise`` is how much of an
-    amplitude's change recovery keeps where it points at the request itself: 0 never touches
-    them, 1 does not know of the conflict; ``insistence`` is how much more a miss of the request
-    counts than one elsewhere. ``within`` is how near the request counts as met.
+    voxels. A row is spoilt when it leaves its ``floor`` … ``ceiling`` (of the shaper) and has moved
+    by more than ``slack`` for the worse. ``compromise`` is how much of an amplitude's change
+    recovery keeps where it points at the request itself: 0 never touches them, 1 does not know of
+    the conflict. ``within`` is how near the request counts as met. ``guarded`` shortens recovery
+    patches, or leaves them out, where they would spoil more than they mend (sum of squares over
+    the rows); the paper's always bring their voxel back whole.
     """
 
     n_steps: int = 25
     n_modifications: int = 8
-    cold: float = 0.03
-    hot: float = 0.07
-    organ: float = 0.02
-    tissue: float = 0.05
+    slack: float = 0.01
     compromise: float = 0.2
-    insistence: float = 20.0
     within: float = 0.005
+    guarded: bool = False
 
     def __post_init__(self):
         if not (self.n_steps >= 0 and self.n_modifications >= 1):
@@ -47,9 +47,7 @@ class Recovery:
                 f"n_steps={self.n_steps} must be 0 or more and n_modifications="
                 f"{self.n_modifications} at least 1."
             )
-        if not 0.0 <= self.insistence < np.inf:
-            raise ValueError(f"insistence={self.insistence} must be 0 or more.")
-        for name in ("cold", "hot", "organ", "tissue", "compromise", "within"):
+        for name in ("slack", "compromise", "within"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in 0 … 1.")
 
@@ -109,14 +107,16 @@ class Outcome:
 class Shaper:
     """Carries out wishes on a plan.
 
-    ``points_mm`` (n_rows, 3) place the rows; ``is_target`` and ``is_organ`` (n_rows,) bool say
-    what they are, ``prescription_gy`` is of one fraction, the highest where there are several.
+    ``points_mm`` (n_rows, 3) place the rows. ``floor`` and ``ceiling`` (n_rows,) Gy of one fraction
+    are what every row should get at least and at most; −inf and 0 stand for no wish, so that a
+    row without a ceiling must not gain at all. ``prescription_gy`` is of one fraction, the highest
+    where there are several.
     """
 
     model: ShapedDose
     points_mm: np.ndarray
-    is_target: np.ndarray
-    is_organ: np.ndarray
+    floor: np.ndarray
+    ceiling: np.ndarray
     prescription_gy: float
     recovery: Recovery = Recovery()
 
@@ -162,15 +162,13 @@ class _Work:
         self.recovered: list[int] = []
         self.touched = 0
         tolerance, level = shaper.recovery, shaper.prescription_gy
-        gain = np.where(shaper.is_organ, tolerance.organ, tolerance.tissue)
-        gain = np.where(shaper.is_target, tolerance.hot, gain).astype(np.float32)
+        slack = np.float32(level * tolerance.slack)
+        self.low = np.minimum(plan.dose - slack, shaper.floor).astype(np.float32)
+        self.high = np.maximum(plan.dose + slack, shaper.ceiling).astype(np.float32)
         self.aim = plan.dose.copy()  # what recovery brings a row back to
-        self.high = plan.dose + np.float32(level) * gain
-        self.low = np.where(
-            shaper.is_target, plan.dose - np.float32(level * tolerance.cold), np.float32(-np.inf)
-        )
         self._aim_for(wish)
         self.within = tolerance.within * level
+        self.hopeless = np.zeros(len(self.dose), bool)
         self.conflict = np.zeros(self.model.n_amplitudes, np.float32)
 
     def _aim_for(self, wish: Wish) -> None:
@@ -207,8 +205,8 @@ class _Work:
             row = self._next(distance, 1.0 - (step + 1.0) / n_steps)
             if row is None:
                 break
-            self._patch(row, float(self.aim[row]), self.model.projection(row), keep)
-            self.recovered.append(row)
+            if self._patch(row, float(self.aim[row]), self.model.projection(row), keep):
+                self.recovered.append(row)
 
     def _distance_mm(self) -> np.ndarray:
         """Distance of every row from the nearest modified one, (n_rows,)."""
@@ -223,9 +221,9 @@ class _Work:
 
         The request itself is subject to recovery too: its rows are never too near.
         """
-        off = np.maximum(self.low - self.dose, self.dose - self.high)
-        off[self.wish.rows] *= self.shaper.recovery.insistence
-        spoilt = np.flatnonzero(off > 0)
+        off = np.empty_like(self.dose)
+        kernels.outside(self.dose, self.low, self.high, off)
+        spoilt = np.flatnonzero((off > 0) & ~self.hopeless)
         if not len(spoilt):
             return None
         far, kth = distance[spoilt], int(share * (len(spoilt) - 1))
@@ -234,7 +232,11 @@ class _Work:
         return int(outside[np.argmax(off[outside])])
 
     def _patch(self, row: int, goal: float, seen: Projection, keep: np.ndarray | None) -> bool:
-        """Bring one row to a dose; whether any amplitude moved."""
+        """Bring one row to a dose; whether any amplitude moved.
+
+        A recovery patch (``keep`` given) is shortened, or left out, where it would spoil more than
+        it mends.
+        """
         needed = goal - float(self.dose[row])
         lower = needed < 0
         shape = self.shaper.weights_of(seen, lower) * self.model.unit[seen.amplitudes]
@@ -243,14 +245,26 @@ class _Work:
         change = scaled_patch(shape, seen.gy, self.weights[seen.amplitudes], needed)
         moved = np.flatnonzero(change)
         if not len(moved):
+            self.hopeless[row] = True
             return False
-        amplitudes, change = seen.amplitudes[moved], change[moved]
-        before = self.weights[amplitudes]
-        self.weights[amplitudes] = np.maximum(before + change, 0.0)
-        self.touched += self.model.add(
-            self.dose, amplitudes, (self.weights[amplitudes] - before).astype(np.float32)
-        )
+        amplitudes, change = seen.amplitudes[moved], change[moved].astype(np.float32)
+        effect = np.zeros_like(self.dose)
+        self.touched += self.model.add(effect, amplitudes, change)
+        guarded = keep is not None and self.shaper.recovery.guarded
+        share = self._best_share(effect) if guarded else np.float32(1.0)
+        if share == 0.0:
+            self.hopeless[row] = True
+            return False
+        self.dose += share * effect
+        after = self.weights[amplitudes] + share * change
+        self.weights[amplitudes] = np.maximum(after, np.float32(0.0))
         return True
+
+    def _best_share(self, effect: np.ndarray) -> np.float32:
+        """The share of a patch that leaves the least outside the bands."""
+        total = np.empty(len(SHARES))
+        kernels.harm(self.dose, effect, SHARES, self.low, self.high, total)
+        return SHARES[np.argmin(total)]
 
     def outcome(self) -> Outcome:
         """The plan with its dose computed anew, so that rounding does not pile up."""

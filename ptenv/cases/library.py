@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from ptenv.cases.build import build_case
 from ptenv.cases.case import Case
+from ptenv.cases.dose_shaping_build import build_dose_shaping_case
+from ptenv.cases.dose_shaping_case import DoseShapingCase
+from ptenv.cases.dose_shaping_recipe import DoseShapingRecipe
 from ptenv.cases.energy_layer_build import build_energy_layer_case
 from ptenv.cases.energy_layer_case import EnergyLayerCase
 from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
@@ -16,8 +19,8 @@ from ptenv.cases.store import CacheWarning, CaseStore
 IN_MEMORY = 96  # cases of this process; the arrays of cached ones are maps of the store's files
 IN_MEMORY_BYTES = 4e9  # of influence matrices that were built without the disk cache
 
-AnyRecipe = VoxelMaskRecipe | EnergyLayerRecipe
-AnyCase = Case | EnergyLayerCase
+AnyRecipe = VoxelMaskRecipe | EnergyLayerRecipe | DoseShapingRecipe
+AnyCase = Case | EnergyLayerCase | DoseShapingCase
 
 
 class Kind(NamedTuple):
@@ -33,6 +36,7 @@ KINDS = {
     for kind in (
         Kind(VoxelMaskRecipe, build_case, Case),
         Kind(EnergyLayerRecipe, build_energy_layer_case, EnergyLayerCase),
+        Kind(DoseShapingRecipe, build_dose_shaping_case, DoseShapingCase),
     )
 }
 

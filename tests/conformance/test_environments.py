@@ -35,6 +35,12 @@ FEW_ANGLES = {
     "n_points": 100, "lateral_cutoff": 0.05, "evaluations": 6, "sketch_evaluations": 6,
     "bound_evaluations": 8, "sketch_rows": 200, "sketch_spacing_mm": 12.0, "limits": [1.2, 1.6],
 }  # fmt: skip
+FEW_BEAMS = {
+    "ct_spacing_mm": 5.0, "target_volume_cm3": [6.0, 10.0], "dose_grid_mm": 6.0, "ring_mm": 8.0,
+    "gantry_deg": [0.0, 120.0, 240.0], "bixel_mm": 8.0, "reach_mm": 25.0, "layer_spacing_mm": 10.0,
+    "n_goals": 2, "start_evaluations": 10, "converged_evaluations": 30, "direct_evaluations": 20,
+    "quality_evaluations": 10,
+}  # fmt: skip
 TWO = {"n_patients": 2}
 SMALL = {
     "ptenv/VoxelMask-v0": {**TWO, "recipe": COARSE},
@@ -44,6 +50,9 @@ SMALL = {
     "ptenv/EnergyLayer-v0": {**TWO, "recipe": FEW_ANGLES},
     "ptenv/EnergyLayer-2deg-v0": {**TWO, "recipe": {**FEW_ANGLES, "n_angles": 12}},
     "ptenv/EnergyLayer-mini-v0": {**TWO, "recipe": {"n_angles": 12}},
+    "ptenv/DoseShaping-v0": {**TWO, "recipe": FEW_BEAMS, "volume_size": (4, 6, 6)},
+    "ptenv/DoseShaping-dvh-v0": {**TWO, "recipe": {**FEW_BEAMS, "modality": "proton"}},
+    "ptenv/DoseShaping-mini-v0": TWO,
 }
 FOUND = sorted(name for name in registry if name.startswith("ptenv/"))
 IDS = [name for name in FOUND if name in SMALL]
@@ -157,7 +166,8 @@ def test_specs_promise_what_the_task_says(name):
     assert spec.nondeterministic is False
     assert 1.0 <= spec.reward_threshold <= 1.5
     ends_by_itself = "oneshot" in name or name in ENERGY_LAYER
-    assert spec.max_episode_steps == (None if ends_by_itself else 8)
+    most = 30 if "DoseShaping" in name else 8
+    assert spec.max_episode_steps == (None if ends_by_itself else most)
 
 
 # ---------------------------------------------------------------- determinism

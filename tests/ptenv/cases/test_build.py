@@ -10,8 +10,9 @@ from engine.evaluation.goals import RING
 from engine.patient.patient import Patient
 from engine.patient.phantoms import head_and_neck
 from ptenv.cases import build
+from ptenv.cases.build import build_case
 from ptenv.cases.case import BODY, GROUPS, Case
-from ptenv.cases.planned import _group_of, build_case
+from ptenv.cases.planned import _group_of
 from ptenv.cases.recipe import VoxelMaskRecipe
 from ptenv.cases.scored import scored_grid
 
