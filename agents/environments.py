@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 import gymnasium as gym
 
 import ptenv
+from agents.dose_shaping_judge import DoseShapingJudge
 from agents.energy_layer_judge import EnergyLayerJudge
 from agents.voxel_mask_judge import VoxelMaskJudge
 from engine.parallel import set_threads
@@ -38,6 +39,10 @@ class AnyEnvironment(Protocol):
 
     def learner_settings(self) -> dict:
         """What an agent must find as it was in training."""
+
+    def policy_settings(self) -> dict:
+        """Arguments of a plain learner's algorithm that go with the observations; raises where
+        such a learner cannot play."""
 
     def prepare(self, case: str) -> str:
         """Build a case into the cache, unless it is there already; returns its name."""
@@ -86,6 +91,9 @@ class Environment:
     def learner_settings(self) -> dict[str, str]:
         """What an agent must find as it was in training."""
         return {"action": self.action, "observation": self.observation}
+
+    def policy_settings(self) -> dict:
+        return {}
 
     def prepare(self, case: str) -> str:
         """Build a case into the cache, unless it is there already; returns its name."""
@@ -139,6 +147,75 @@ class EnergyLayerEnvironment:
 
     def learner_settings(self) -> dict[str, str]:
         return {}
+
+    def policy_settings(self) -> dict:
+        raise ValueError(
+            f"{self.id} masks its layers, which this agent does not see: choose agent=maskable_ppo."
+        )
+
+    def prepare(self, case: str) -> str:
+        load_case(self.make().unwrapped.case_recipe(case))
+        return case
+
+    def training_cases(self) -> list[str]:
+        return self.chosen_cases(None, "train", self.n_patients)
+
+    def chosen_cases(self, cases: list[str] | None, split: str, n_cases: int | None) -> list[str]:
+        return chosen_cases(cases, split, n_cases, self.site)
+
+
+@dataclass(frozen=True)
+class DoseShapingEnvironment:
+    """A dose-shaping id with the settings that all agents share, and those of who learns.
+
+    ``action`` (goal, candidates or point), ``observation`` (full or dvh), ``reward``, ``goals``
+    (one weighting, or None: drawn per episode) and ``n_patients`` of the training split are the
+    learner's; baselines bring their own action kind. ``recipe`` overrides settings of the cases.
+    """
+
+    id: str = "ptenv/DoseShaping-mini-v0"
+    site: str = "head-and-neck"  # of sampled patients
+    modality: str = "photon"
+    start: str = "other_goals"
+    action: str = "goal"
+    observation: str = "full"
+    reward: str = "potential"
+    goals: int | None = None
+    n_patients: int | None = 64
+    recipe: dict | None = None
+    judge: ClassVar = DoseShapingJudge
+
+    def make(self, **settings) -> gym.Env:
+        if self.recipe:
+            settings = {"recipe": dict(self.recipe), **settings}
+        shared = {"site": self.site, "modality": self.modality, "start": self.start}
+        return gym.make(self.id, **{**shared, **settings})
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        return self.make().unwrapped.weightings
+
+    def make_to_play(self, case: str, budget: float, agent) -> gym.Env:
+        return self.make(case=case, goals=int(budget), **agent.settings(budget))
+
+    def make_for_training(self) -> gym.Env:
+        return self.make(
+            **self.learner_settings(), reward=self.reward, split="train",
+            n_patients=self.n_patients, goals=self.goals,
+        )  # fmt: skip
+
+    def learner_settings(self) -> dict[str, str]:
+        return {"action": self.action, "observation": self.observation}
+
+    def policy_settings(self) -> dict:
+        if self.observation == "dvh":
+            return {"policy": "MlpPolicy"}
+        from agents.nets.shaping_features import ShapingExtractor  # torch, for learners alone
+
+        return {
+            "policy": "MultiInputPolicy",
+            "policy_kwargs": {"features_extractor_class": ShapingExtractor},
+        }
 
     def prepare(self, case: str) -> str:
         load_case(self.make().unwrapped.case_recipe(case))

@@ -97,7 +97,9 @@ def structure_colors(names: Sequence[str], targets: Sequence[str] = ()) -> dict[
 
 
 def dose_label(rbe: float) -> str:
-    """What an axis of doses says."""
+    """What an axis of doses says; photons have RBE 1."""
+    if rbe == 1.0:
+        return "dose in Gy"
     return f"dose in Gy (RBE), RBE {rbe:g}"
 
 

@@ -111,20 +111,21 @@ def case_picture(
     notes: str = "",
     title: str = "",
     width_px: int = 1200,
+    rbe: float = PROTON_RBE,
 ) -> "Figure":
     """One picture a case: dose wash with the chosen voxels, the histograms below, notes beside."""
     scene = Scene(patient, dose_gy, dose_grid, chosen, structures, None)
     figure = _figure(width_px, 0.8)
     upper, lower = figure.subfigures(2, 1, height_ratios=[1.05, 1.0])
     panels = upper.subplots(1, 3, gridspec_kw={"width_ratios": scene.widths()})
-    draw_cuts(scene, upper, panels, title, explained=histograms)
+    draw_cuts(scene, upper, panels, title, explained=histograms, rbe=rbe)
     if notes:
         axes, beside = lower.subplots(1, 2, gridspec_kw={"width_ratios": [1.5, 1.0]})
         beside.axis("off")
         beside.text(0.0, 1.0, notes, va="top", family="monospace", size=7.5, color=INK)
     else:
         axes = lower.subplots()
-    _draw_dvh(axes, histograms, patient.prescription_gy, reference, "")
+    _draw_dvh(axes, histograms, patient.prescription_gy, reference, "", rbe)
     return figure
 
 

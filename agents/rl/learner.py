@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from math import atanh
 from typing import Protocol
 
-import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3 import SAC
@@ -14,6 +13,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.environments import AnyEnvironment
 from agents.rl.first_policy import FirstPolicy
+
+RATE_ACTIONS = ("field", "shells")
 
 
 class AnyLearner(Protocol):
@@ -30,19 +31,29 @@ class Learner:
     """``algorithm(env=…, seed=…)`` makes a stable-baselines3 model, which starts at ``first``."""
 
     algorithm: Callable[..., BaseAlgorithm]
-    first: FirstPolicy
+    first: FirstPolicy | None = None  # of environments that choose keep-rates of voxels
     normalize_reward: bool = True
     gamma: float = 1.0  # of the reward's running spread; the algorithm's own
 
     def new_model(self, venv: VecEnv, environment: AnyEnvironment, seed: int) -> BaseAlgorithm:
-        if not isinstance(venv.action_space, gym.spaces.Box):
+        settings = _merged(self.algorithm, environment.policy_settings())
+        try:
+            model = self.algorithm(env=venv, seed=seed, **settings)
+        except AssertionError as error:  # how the algorithms refuse a kind of actions
             raise ValueError(
-                f"{environment.id} has actions {venv.action_space}; this agent wants numbers: "
-                "choose agent=maskable_ppo."
-            )
-        model = self.algorithm(env=venv, seed=seed)
-        start_at(model, self.first.action(environment.action, venv.action_space.shape[0]))
+                f"this agent cannot take the actions {venv.action_space} of {environment.id}; "
+                f"choose another agent or env.action ({' '.join(str(error).split())})."
+            ) from None
+        if self.first is not None and environment.action in RATE_ACTIONS:
+            start_at(model, self.first.action(environment.action, venv.action_space.shape[0]))
         return model
+
+
+def _merged(algorithm: Callable, settings: dict) -> dict:
+    """The environment's settings, with the algorithm's own policy_kwargs beside its."""
+    own = getattr(algorithm, "keywords", {}).get("policy_kwargs", {})
+    extra = settings.get("policy_kwargs")
+    return settings if extra is None else {**settings, "policy_kwargs": {**own, **extra}}
 
 
 def start_at(model: BaseAlgorithm, action: np.ndarray) -> None:

@@ -10,7 +10,10 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 WEIGHTS, DESCRIPTION = "agent.zip", "agent.json"
-ALGORITHMS = {a.__name__: a for a in (stable_baselines3.PPO, stable_baselines3.SAC, MaskablePPO)}
+ALGORITHMS = {
+    a.__name__: a
+    for a in (stable_baselines3.PPO, stable_baselines3.SAC, stable_baselines3.DQN, MaskablePPO)
+}
 
 
 @dataclass

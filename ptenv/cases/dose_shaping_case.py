@@ -37,6 +37,15 @@ class ShapingAnchors:
     reference_metrics: dict  # of direct optimization under the first weighting
     quality: dict  # ClinicalQuality.as_dict()
 
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The weightings that there are anchors for."""
+        return tuple(range(len(self.f_star)))
+
+    def highest(self, goals: int) -> float:
+        """The most that a score may be."""
+        return HIGHEST_SCORE
+
     def excess(self, objective: float, goals: int) -> float:
         """ρ = F − F*, not below the floor that rounding sets."""
         return max(objective - self.f_star[goals], FLOOR * self._start_excess(goals))

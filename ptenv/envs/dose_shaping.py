@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from time import perf_counter
 
 import gymnasium as gym
 import numpy as np
@@ -92,12 +93,13 @@ class State:
         return self.case.anchors.raw_score(self.objective, self.goals, self.products)
 
 
-@dataclass(frozen=True)
+@dataclass
 class DoseShapingTask:
-    """The planning behind the environment."""
+    """The planning behind the environment: pure but for the clock in ``optimization_s``."""
 
     recovery: Recovery
     most_requests: int = MOST_REQUESTS
+    optimization_s: float = 0.0  # wall time of the last request; never scored
 
     def start(self, case: DoseShapingCase, goals: int) -> State:
         plan = case.shaper(goals, self.recovery).plan(case.start_weights[goals])
@@ -105,12 +107,14 @@ class DoseShapingTask:
         return State(case, goals, plan, objective, objective, most_requests=self.most_requests)
 
     def stop(self, state: State, replaced: bool = False) -> State:
+        self.optimization_s = 0.0
         return replace(state, stopped=True, invalid_action=replaced)
 
     def transition(self, state: State, wish: Wish, replaced: bool = False) -> State:
         """The state after a wish."""
-        case = state.case
+        case, began = state.case, perf_counter()
         outcome = case.shaper(state.goals, self.recovery).apply(state.plan, wish)
+        self.optimization_s = perf_counter() - began
         return replace(
             state, plan=outcome.plan, n_requests=state.n_requests + 1, last=outcome,
             objective=case.goals(state.goals).value(case.quantity.value(outcome.plan.dose)),

@@ -37,6 +37,7 @@ def picture_figure(state: "State", title: str = "", width_px: int = WIDTH_PX) ->
         chosen=case.influence.volume(touched) > 0, reference={n: before[n] for n in shown},
         structures=[n for n in shown if n != RING], notes=_notes(state),
         title=title or f"{case.case_id}, request {state.n_requests}", width_px=width_px,
+        rbe=case.quantity.rbe,
     )  # fmt: skip
 
 
