@@ -1,4 +1,4 @@
-"""Make a proton plan from a CT: spots, dose, optimization, scorecard, pictures.
+"""Make a plan from a CT: spots, dose, optimization, scorecard, pictures.
 
 Writes into the folder ``output``: plan.json, dose.npz, dvh.csv, dvh.png, dose_wash.png,
 scorecard.txt and .json, convergence.csv, config.yaml, record.json, and letd.png if letd=true.
@@ -18,6 +18,7 @@ from engine.evaluation.plan_evaluation import PlanEvaluation, StructureRows
 from engine.evaluation.scorecard import Goal, Scorecard, metrics_of
 from engine.geometry.delivery import DeliveryModel
 from engine.geometry.plan import Aperture, Beam, Plan
+from engine.machine.proton import ProtonMachine
 from engine.optimization.problem import PlanningProblem, initial_weights
 from engine.optimization.regions import Region, regions_on
 from engine.parallel import set_threads
@@ -68,7 +69,8 @@ def run(cfg: DictConfig) -> float:
             solution = solve(problem, solver, start, layer_starts=layers, callback=show)
         plan = plan.with_weights(solution.weights)
         notes += _about_solution(solution, plan, problem)
-        notes.append(f"delivery {DeliveryModel(delivery='static').time(plan).total_s:.0f} s")
+        if isinstance(machine, ProtonMachine):
+            notes.append(f"delivery {DeliveryModel(delivery='static').time(plan).total_s:.0f} s")
         # before the final dose, which may take long, fail or be stopped
         files = plan_files.write_plan(patient, plan, quantity, solution, folder)
         notes += [f"kept in {files[0]}"] if final else []

@@ -1,8 +1,9 @@
 """Every dose engine through its checks: those of all engines, and those of its own.
 
 What is an engine's own is in ``scripts/validate_NAME.py``, NAME being its file in ``conf/dose``,
-and found by itself: a function of that name yields its checks, ``for_checks`` returns the engine as
-all checks run it, with fewer histories for instance. Module and functions may be left out.
+and found by itself: a function of that name yields its checks, ``tank`` those in a tank where it
+treats no spots of protons, ``for_checks`` returns the engine as all checks run it, with fewer
+histories for instance. Module and functions may be left out.
 """
 
 import importlib
@@ -20,7 +21,7 @@ Checks = Callable[[DoseEngine], Iterator[Check]]
 def engine_targets(name: str) -> dict[str, Checks]:
     """Groups of checks of the engine that ``conf/dose`` calls ``name``, in the report's order."""
     own = _own(name, name)
-    groups = {f"Engine {name}, in a tank": tank}
+    groups = {f"Engine {name}, in a tank": _own(name, "tank") or tank}
     return groups if own is None else groups | {f"Engine {name}, its own": own}
 
 
