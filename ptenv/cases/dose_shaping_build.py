@@ -100,6 +100,9 @@ def _anchors(case: DoseShapingCase, wanted, goals, tell) -> ShapingAnchors:
         problem = case.goals(index).problem
         start = case.start_weights[index]
         values, at_end = _direct(problem, start, settings.direct_evaluations)
+        # as an episode computes it, so that a start scores 0 to the bit
+        values[0] = case.goals(index).value(case.quantity.value(case.influence.dose(start)))
+        values = np.minimum.accumulate(values).tolist()
         converged = LBFGSB(max_evaluations=settings.converged_evaluations, tolerance=0.0).solve(
             problem, at_end
         )

@@ -201,8 +201,8 @@ class DoseShapingEnv(gym.Env):
     ``case``: "head-and-neck-NUMBER", "nasopharynx-NUMBER" or "openkbp:PATH"; None samples.
     ``site``, ``split``, ``n_patients``: of sampled patients. ``modality``: photon or proton.
     ``start``: other_goals, open_fields or yesterday. ``action``, ``observation``, ``reward``: as
-    above. ``goals``: one of the weightings, or None. ``n_recovery``: recovery patches a request.
-    ``volume_size``: (nz, ny, nx). ``preset``: full or mini. ``recipe``: overrides of
+    above. ``goals``: one of the weightings, or None. ``n_recovery``: recovery patches a request;
+    ``guarded``: those that would spoil more than they mend are shortened. ``volume_size``: (nz, ny, nx). ``preset``: full or mini. ``recipe``: overrides of
     ``ptenv.cases.dose_shaping_recipe.DoseShapingRecipe``. ``cache``: use the disk cache.
 
     ### Version history
@@ -224,6 +224,7 @@ class DoseShapingEnv(gym.Env):
         reward: str = "score",
         goals: int | None = None,
         n_recovery: int = 8,
+        guarded: bool = True,
         volume_size: tuple[int, int, int] | None = None,
         preset: str = "full",
         recipe: dict | None = None,
@@ -246,7 +247,7 @@ class DoseShapingEnv(gym.Env):
         self.kind = checked_choice("action", action, ACTIONS)
         checked_choice("observation", observation, KINDS_OF_OBSERVATION)
         self.reward = ScoreReward(reward)
-        self.task = DoseShapingTask(Recovery(n_steps=n_recovery, guarded=True))
+        self.task = DoseShapingTask(Recovery(n_steps=n_recovery, guarded=bool(guarded)))
         self._observe = ShapingObserver(observation, volume_size or VOLUME_SIZE[preset])
         self.action_space = action_space(self.kind)
         self.observation_space = self._observe.space
