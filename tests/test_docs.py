@@ -15,11 +15,13 @@ from ptenv.envs.voxel_mask import PRESETS
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "environments.md").read_text(encoding="utf-8")
 ARCS = (DOCS / "energy_layer.md").read_text(encoding="utf-8")
+SHAPING = (DOCS / "dose_shaping.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [name for name in registry if name.startswith("ptenv/")])
 def test_every_id_is_on_the_page(name):
-    assert f"`{name}`" in (ARCS if "EnergyLayer" in name else PAGE)
+    pages = {"EnergyLayer": ARCS, "DoseShaping": SHAPING}
+    assert f"`{name}`" in next((page for part, page in pages.items() if part in name), PAGE)
 
 
 @pytest.mark.parametrize("action", ["shells", "field"])
@@ -62,6 +64,21 @@ def test_planes_and_clock_are_those_of_the_page():
     space = gym.make("ptenv/EnergyLayer-v0").observation_space
     assert f"Box(0, 1, ({space['plane'].shape[0]}, G, E))" in ARCS
     assert f"Box(−1, 1, ({space['clock'].shape[0]},))" in ARCS
+
+
+def test_spaces_of_dose_shaping_are_those_of_the_page():
+    for action in ("goal", "candidates"):
+        env = gym.make("ptenv/DoseShaping-v0", action=action)
+        assert f'| `"{action}"` | Discrete({env.action_space.n}) |' in SHAPING
+    for name in ("ptenv/DoseShaping-v0", "ptenv/DoseShaping-mini-v0"):
+        env = gym.make(name)
+        space = env.observation_space
+        assert f"`figures` Box(−1, 1, ({space['figures'].shape[0]},))" in SHAPING
+        n_spots, n_features = space["spots"].shape
+        assert f"`spots` Box(−1, 1, ({n_spots}, {n_features}))" in SHAPING
+        assert " × ".join(map(str, space["volume"].shape[1:])) in SHAPING
+        n = len(env.unwrapped.weightings)
+        assert f"has {n} weightings" in SHAPING or f"({n} for the mini id)" in SHAPING
 
 
 def test_sketches_are_those_of_the_page():
