@@ -179,7 +179,7 @@ class DoseShapingEnvironment:
     start: str = "other_goals"
     action: str = "goal"
     observation: str = "full"
-    reward: str = "potential"
+    reward: str = "score"
     goals: int | None = None
     n_patients: int | None = 64
     recipe: dict | None = None

@@ -122,34 +122,12 @@ class Case:
 
     def as_entry(self) -> tuple[dict, dict[str, np.ndarray]]:
         """Plain description and arrays, for the store."""
-        problem, arrays = problem_entry(self.problem)
-        arrays |= {name: getattr(self, name) for name in _FEATURES}
-        arrays |= {f"plan.{k}": v for k, v in self.plan.items() if isinstance(v, np.ndarray)}
-        description = {
-            "case_id": self.case_id, "key": self.key, "recipe": self.recipe, **problem,
-            "judged": list(self.evaluation.structures),
-            "prescription_gy": self.prescription_gy, "volumes_cm3": self.volumes_cm3,
-            "plan": {k: v for k, v in self.plan.items() if not isinstance(v, np.ndarray)},
-            "anchors": self.anchors.as_dict(),
-        }  # fmt: skip
-        return description, arrays
+        return scored_entry(self, _FEATURES)
 
     @classmethod
     def from_entry(cls, description: dict, arrays: dict[str, np.ndarray]) -> "Case":
         """A case whose arrays are the store's own, mapped read-only."""
-        problem = problem_from_entry(description, arrays)
-        evaluation = judged_rows(
-            problem.structures, description["judged"], problem.influence.n_rows,
-            description["volumes_cm3"], description["prescription_gy"],
-        )  # fmt: skip
-        spots = {k[5:]: a for k, a in arrays.items() if k.startswith("plan.")}
-        case = cls(
-            case_id=description["case_id"], key=description["key"], recipe=description["recipe"],
-            problem=problem, evaluation=evaluation,
-            prescription_gy=description["prescription_gy"],
-            volumes_cm3=description["volumes_cm3"], plan={**description["plan"], **spots},
-            **{name: arrays[name] for name in _FEATURES},
-        )  # fmt: skip
+        case = cls(**scored_fields(description, arrays, _FEATURES))
         return case.with_anchors(Anchors.from_dict(description["anchors"]))
 
 
@@ -186,6 +164,39 @@ def problem_from_entry(description: dict, arrays: dict[str, np.ndarray]) -> Plan
         influence, regions, objectives, RbeDose(**description["quantity"]),
         description["minimum_weight"],
     )  # fmt: skip
+
+
+def scored_entry(case, features: tuple[str, ...]) -> tuple[dict, dict[str, np.ndarray]]:
+    """A case of a problem and a plan as plain description and arrays, ``features`` among them."""
+    problem, arrays = problem_entry(case.problem)
+    arrays |= {name: getattr(case, name) for name in features}
+    arrays |= {f"plan.{k}": v for k, v in case.plan.items() if isinstance(v, np.ndarray)}
+    description = {
+        "case_id": case.case_id, "key": case.key, "recipe": case.recipe, **problem,
+        "judged": list(case.evaluation.structures),
+        "prescription_gy": case.prescription_gy, "volumes_cm3": case.volumes_cm3,
+        "plan": {k: v for k, v in case.plan.items() if not isinstance(v, np.ndarray)},
+        "anchors": case.anchors.as_dict(),
+    }  # fmt: skip
+    return description, arrays
+
+
+def scored_fields(
+    description: dict, arrays: dict[str, np.ndarray], features: tuple[str, ...]
+) -> dict:
+    """All fields but the anchors of what ``scored_entry`` wrote; arrays stay the store's own."""
+    problem = problem_from_entry(description, arrays)
+    evaluation = judged_rows(
+        problem.structures, description["judged"], problem.influence.n_rows,
+        description["volumes_cm3"], description["prescription_gy"],
+    )  # fmt: skip
+    spots = {k[5:]: a for k, a in arrays.items() if k.startswith("plan.")}
+    same = ("case_id", "key", "recipe", "prescription_gy", "volumes_cm3")
+    return {
+        **{name: description[name] for name in same}, "problem": problem,
+        "evaluation": evaluation, "plan": {**description["plan"], **spots},
+        **{name: arrays[name] for name in features},
+    }  # fmt: skip
 
 
 def judged_rows(

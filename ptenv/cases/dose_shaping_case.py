@@ -17,7 +17,7 @@ from engine.optimization.shaping_model import MatrixDose
 from engine.optimization.shaping_requests import Scene
 from engine.patient.grid import Grid
 from ptenv.cases.anchors import HIGHEST_SCORE, LOWEST_SCORE, SMALLEST_GAP
-from ptenv.cases.case import GROUPS, judged_rows, problem_entry, problem_from_entry
+from ptenv.cases.case import GROUPS, scored_entry, scored_fields
 from ptenv.cases.dose_shaping_recipe import DoseShapingRecipe
 from ptenv.cases.shaping_goals import WeightedGoals, drawn_multipliers
 
@@ -203,34 +203,12 @@ class DoseShapingCase:
 
     def as_entry(self) -> tuple[dict, dict[str, np.ndarray]]:
         """Plain description and arrays, for the store."""
-        problem, arrays = problem_entry(self.problem)
-        arrays |= {name: getattr(self, name) for name in _ARRAYS}
-        arrays |= {f"plan.{k}": v for k, v in self.plan.items() if isinstance(v, np.ndarray)}
-        description = {
-            "case_id": self.case_id, "key": self.key, "recipe": self.recipe, **problem,
-            "judged": list(self.evaluation.structures),
-            "prescription_gy": self.prescription_gy, "volumes_cm3": self.volumes_cm3,
-            "plan": {k: v for k, v in self.plan.items() if not isinstance(v, np.ndarray)},
-            "anchors": self.anchors.as_dict(),
-        }  # fmt: skip
-        return description, arrays
+        return scored_entry(self, _ARRAYS)
 
     @classmethod
     def from_entry(cls, description: dict, arrays: dict[str, np.ndarray]) -> "DoseShapingCase":
         """A case whose arrays are the store's own, mapped read-only."""
-        problem = problem_from_entry(description, arrays)
-        evaluation = judged_rows(
-            problem.structures, description["judged"], problem.influence.n_rows,
-            description["volumes_cm3"], description["prescription_gy"],
-        )  # fmt: skip
-        spots = {k[5:]: a for k, a in arrays.items() if k.startswith("plan.")}
-        case = cls(
-            case_id=description["case_id"], key=description["key"], recipe=description["recipe"],
-            problem=problem, evaluation=evaluation,
-            prescription_gy=description["prescription_gy"],
-            volumes_cm3=description["volumes_cm3"], plan={**description["plan"], **spots},
-            **{name: arrays[name] for name in _ARRAYS},
-        )  # fmt: skip
+        case = cls(**scored_fields(description, arrays, _ARRAYS))
         return case.with_anchors(ShapingAnchors.from_dict(description["anchors"]))
 
 

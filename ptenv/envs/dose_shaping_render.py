@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.optimization.head_and_neck import RING
-from engine.patient.patient import Patient, Structure
 from ptenv.cases.case import BODY
-from ptenv.cases.dose_shaping_case import DoseShapingCase
+from ptenv.cases.drawn import drawn_patient
 from ptenv.rendering import case_picture, to_rgb
 
 if TYPE_CHECKING:
@@ -50,23 +49,6 @@ def ansi(state: "State") -> str:
         f"{state.objective:.3f} (start {state.start_objective:.3f}), {state.products:.1f} dose "
         f"products, {d95}"
     )
-
-
-def drawn_patient(case: DoseShapingCase) -> Patient:
-    """A patient on the dose grid with what a picture shows of one: CT, targets and organs."""
-    structures = {"External": Structure("External", np.ones(case.grid.shape, bool), "external")}
-    for name in case.evaluation.structures:
-        if name == BODY:
-            continue
-        region = case.problem.structures[name]
-        on_rows = np.zeros(case.influence.n_rows, bool)
-        on_rows[region.rows] = region.volume >= 0.5 * region.volume.max()
-        role = "target" if name in case.prescription_gy else "organ"
-        structures[name] = Structure(name, case.influence.volume(on_rows) > 0, role)
-    return Patient(
-        case.case_id, case.grid, np.asarray(case.hu, np.float32), structures,
-        case.prescription_gy, case.quantity.n_fractions, source=case.case_id,
-    )  # fmt: skip
 
 
 def _notes(state: "State") -> str:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.optimization.head_and_neck import RING
-from engine.patient.patient import Patient, Structure
 from ptenv.cases.case import BODY, Case
+from ptenv.cases.drawn import drawn_patient
 from ptenv.rendering import case_picture, to_rgb
 
 if TYPE_CHECKING:
@@ -57,24 +57,6 @@ def ansi(state: "State", task: "VoxelMaskTask") -> str:
         f"work {100 * info['work_used']:.1f} % of a budget of {100 * info['budget']:g} %, "
         f"selected {info['selected_percent']:.1f} % of the voxels, {d95}"
     )
-
-
-def drawn_patient(case: Case) -> Patient:
-    """A patient on the dose grid with what a picture shows of one: CT, targets and organs.
-
-    A voxel belongs to a structure that fills half of it; the external is the whole box.
-    """
-    inside = {n: case.problem.structures[n] for n in case.evaluation.structures if n != BODY}
-    structures = {"External": Structure("External", np.ones(case.grid.shape, bool), "external")}
-    for name, region in inside.items():
-        on_rows = np.zeros(case.influence.n_rows, bool)
-        on_rows[region.rows] = region.volume >= 0.5 * region.volume.max()
-        role = "target" if name in case.prescription_gy else "organ"
-        structures[name] = Structure(name, case.influence.volume(on_rows) > 0, role)
-    return Patient(
-        case.case_id, case.grid, np.asarray(case.hu, np.float32), structures,
-        case.prescription_gy, case.quantity.n_fractions, source=case.case_id,
-    )  # fmt: skip
 
 
 def _notes(state: "State") -> str:
