@@ -7,7 +7,7 @@ import numpy as np
 from engine.dose.pencil_beam.engine import PencilBeamEngine
 from engine.dose.quantities import RbeDose
 from engine.evaluation.goals import head_and_neck_goals
-from engine.geometry.plan import Beam, Plan
+from engine.geometry.plan import Beam
 from engine.geometry.spots import SpotSettings, place_spots
 from engine.machine.library import load_machine
 from engine.optimization.problem import initial_weights
@@ -15,12 +15,10 @@ from engine.optimization.voxel_sampling import equation_1_mask, relative_constra
 from engine.patient.patient import Patient
 from ptenv.cases.anchors import compute_anchors
 from ptenv.cases.case import Case
-from ptenv.cases.planned import planned
+from ptenv.cases.planned import LONG_BUILD_NONZEROS, plain_plan, planned
 from ptenv.cases.progress import teller
 from ptenv.cases.recipe import MACHINE, VoxelMaskRecipe
 from ptenv.cases.scored import hu_on, metric_names
-
-LONG_BUILD_NONZEROS = 20_000_000  # from here on the anchors take more than some seconds
 
 
 def build_case(recipe: VoxelMaskRecipe) -> Case:
@@ -71,12 +69,3 @@ def _candidates(patient: Patient, influence, regions) -> np.ndarray:
         [regions[t] for t in patient.targets if t in regions],
         relative_constraints(organs, limits, patient.prescription_gy[patient.targets[0]]),
     )
-
-
-def plain_plan(plan: Plan) -> dict:
-    """Beams as plain values and spots as arrays."""
-    return {
-        "machine": plan.machine.name, "beams": [asdict(b) for b in plan.beams],
-        "spot_beam": plan.spot_beam, "spot_energy": plan.spot_energy,
-        "u_mm": plan.u_mm, "v_mm": plan.v_mm,
-    }  # fmt: skip

@@ -17,10 +17,9 @@ from engine.optimization.problem import PlanningProblem, initial_weights
 from engine.optimization.solvers import LBFGSB
 from engine.patient.patient import Patient
 from ptenv.cases.anchors import quality_anchors
-from ptenv.cases.build import LONG_BUILD_NONZEROS, plain_plan
 from ptenv.cases.dose_shaping_case import DoseShapingCase, ShapingAnchors, goal_multipliers
 from ptenv.cases.dose_shaping_recipe import DoseShapingRecipe
-from ptenv.cases.planned import planned
+from ptenv.cases.planned import LONG_BUILD_NONZEROS, plain_plan, planned
 from ptenv.cases.progress import teller
 from ptenv.cases.scored import hu_on, metric_names
 

@@ -1,7 +1,7 @@
 """A planning problem as cases score it: patient and plan on a dose grid of the case's own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from engine.dose.influence import InfluenceMatrix
 from engine.dose.quantities import RbeDose
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import Goal
+from engine.geometry.plan import Plan
 from engine.optimization.head_and_neck import (
     RING,
     head_and_neck_fractions,
@@ -32,6 +33,7 @@ SERIAL = ("SpinalCord", "Brainstem")
 OPTIC = ("OpticNrv", "OpticChiasm", "Eye", "Lens")
 GLAND = ("Parotid", "Glnd_Submand")
 FAR_MM = 100.0
+LONG_BUILD_NONZEROS = 20_000_000  # from here on the anchors take more than some seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,3 +135,12 @@ def _depth_mm(mask: np.ndarray, grid: Grid) -> np.ndarray:
 
 def _organs(patient: Patient, bases: tuple[str, ...]) -> list[str]:
     return [o for o in patient.organs if o.startswith(bases)]
+
+
+def plain_plan(plan: Plan) -> dict:
+    """Beams as plain values and spots as arrays."""
+    return {
+        "machine": plan.machine.name, "beams": [asdict(b) for b in plan.beams],
+        "spot_beam": plan.spot_beam, "spot_energy": plan.spot_energy,
+        "u_mm": plan.u_mm, "v_mm": plan.v_mm,
+    }  # fmt: skip

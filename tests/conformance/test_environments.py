@@ -152,6 +152,18 @@ def test_every_kind_passes_gymnasium_s_check(name, settings):
         check_env(make(name, **settings).unwrapped, skip_render_check=True)
 
 
+@pytest.mark.parametrize("observation", ["full", "dvh"])
+@pytest.mark.parametrize("action", ["goal", "candidates", "point"])
+def test_every_kind_of_dose_shaping_passes_both_checks(action, observation):
+    checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for check in (check_env, checker.check_env):
+            check(make("ptenv/DoseShaping-v0", action=action, observation=observation).unwrapped)
+    messages = [str(w.message) for w in caught]
+    assert [m for m in messages if not any(e in m for e in EXPECTED_WARNINGS)] == []
+
+
 @pytest.mark.parametrize("name", IDS)
 def test_a_spec_survives_json(name):
     text = make(name).spec.to_json()
