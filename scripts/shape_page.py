@@ -384,7 +384,7 @@ class ShapePage:
             row(
                 column(axial.figure, axial.slider),
                 column(coronal.figure, coronal.slider, sagittal.figure, sagittal.slider),
-                column(self._histogram, Div(text=_legend(), width=HISTOGRAM_PX[0]), self._shown),
+                column(self._histogram, Div(text=_legend(), width=HISTOGRAM_PX[0] + 70), self._shown),
             ),
         )  # fmt: skip
 
@@ -582,10 +582,10 @@ def _hint(mode: int) -> str:
 def _legend() -> str:
     """Isodose lines by color; on black, as one of them is white."""
     lines = "".join(
-        f"<span style='background: #333; padding: 1px 8px; color: {color}'>― {p} %</span>"
+        f"<span style='background: #333; padding: 1px 5px; color: {color}'>― {p} %</span>"
         for p, color in LEVELS.items()
     )
-    return f"isodose lines shown: {lines}"
+    return f"<span style='white-space: nowrap'>isodose lines shown: {lines}</span>"
 
 
 def _toned(kind: str, text: str) -> str:
