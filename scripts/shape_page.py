@@ -384,7 +384,7 @@ class ShapePage:
             row(
                 column(axial.figure, axial.slider),
                 column(coronal.figure, coronal.slider, sagittal.figure, sagittal.slider),
-                column(self._histogram, Div(text=_legend(), width=HISTOGRAM_PX[0] + 70), self._shown),
+                column(self._histogram, Div(text=_legend(), width=390), self._shown),
             ),
         )  # fmt: skip
 
