@@ -67,8 +67,10 @@ def search_all(
 def headroom_rows(
     played: Iterable[Mapping], found: Mapping[tuple[str, float], Found],
     cases: Mapping[str, AnyCase], random: str, heuristics: Sequence[str],
+    title: Callable[[float], str],
 ) -> list[dict]:  # fmt: skip
-    """One row a case and budget; the best heuristic is the best over all of them."""
+    """One row a case and budget, the budget by its ``title``; the best heuristic is the best over
+    all of them."""
     scores: dict[tuple[str, float], dict[str, list[float]]] = {}
     for row in played:
         place = scores.setdefault((row["case"], row["budget"]), {})
@@ -78,7 +80,7 @@ def headroom_rows(
     for (name, budget), of in scores.items():
         anchors, result = cases[name].anchors, found[name, budget]
         rows.append({
-            "case": cases[name].case_id, "budget %": 100.0 * budget,
+            "case": cases[name].case_id, "budget": title(budget),
             "random": float(np.mean(of[random])), "heuristic": best,
             "best heuristic": float(np.mean(of[best])),
             "privileged": float(result.scores.mean()), "best plan": float(result.best_plan),

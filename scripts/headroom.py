@@ -43,15 +43,16 @@ def run(cfg: DictConfig) -> float:
         notes.append(f"{sum(f.n_plans for f in found.values())} plans")
     player = environment.make().unwrapped
     cases = {name: load_case(player.case_recipe(name)) for name in names}
+    judge = environment.judge
     heuristics = [name for name in baselines if name != cfg.random]
     episodes = [row for row in played if "budget" in row]
-    rows = headroom_rows(episodes, found, cases, cfg.random, heuristics)
+    rows = headroom_rows(episodes, found, cases, cfg.random, heuristics, judge.budget_title)
     verdict = headroom(rows)
 
     text = f"{_table(rows, verdict)}\n\n{verdict}\n"
     (folder / "headroom.txt").write_text(text, encoding="utf-8")
     write_csv(rows, folder / "headroom.csv")
-    print(f"\n{tables(played, environment.judge)}\n\n{text}\nWritten to {folder}/")
+    print(f"\n{tables(played, judge)}\n\n{text}\nWritten to {folder}/")
     return verdict.gain
 
 
@@ -63,7 +64,7 @@ def _table(rows: list[dict], verdict) -> str:
         "plans": verdict.n_plans,
     }  # fmt: skip
     shown = [{k: v for k, v in row.items() if k != "heuristic"} for row in [*rows, overall]]
-    return score_table(shown, decimals={**dict.fromkeys(shown[0], 3), "budget %": 1})
+    return score_table(shown, decimals=dict.fromkeys(shown[0], 3))
 
 
 if __name__ == "__main__":
