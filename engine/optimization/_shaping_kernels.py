@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-OPTIONS = dict(cache=True, nogil=True, error_model="numpy", fastmath=True)
+OPTIONS = dict(cache=True, nogil=True, error_model="numpy")  # bands may be infinite: no fastmath
 
 
 @njit(**OPTIONS)

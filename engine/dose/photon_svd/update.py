@@ -104,7 +104,7 @@ class FluenceMaps:
         return dose
 
     def add(self, dose: np.ndarray, amplitudes: np.ndarray, change: np.ndarray) -> None:
-        """Add the dose of changed amplitudes (n,), ascending, to ``dose`` (n_rows,)."""
+        """Add the dose of changed amplitudes (n,), beam by beam, to ``dose`` (n_rows,)."""
         if not len(amplitudes):
             return
         starts = [self.plan.beam_slice(b).start for b in range(self.n_beams)]
