@@ -26,12 +26,19 @@ class AnyLearner(Protocol):
     def new_model(self, venv: VecEnv, environment: AnyEnvironment, seed: int) -> BaseAlgorithm: ...
 
 
+class Teacher(Protocol):
+    """Fits an untrained model's policy to what it does itself; returns the losses."""
+
+    def teach(self, model, environment: AnyEnvironment, seed: int) -> list[float]: ...
+
+
 @dataclass(frozen=True)
 class Learner:
     """``algorithm(env=…, seed=…)`` makes a stable-baselines3 model, which starts at ``first``."""
 
     algorithm: Callable[..., BaseAlgorithm]
     first: FirstPolicy | None = None  # of environments that choose keep-rates of voxels
+    imitation: Teacher | None = None  # first steps after a teacher
     normalize_reward: bool = True
     gamma: float = 1.0  # of the reward's running spread; the algorithm's own
 
@@ -46,6 +53,8 @@ class Learner:
             ) from None
         if self.first is not None and environment.action in RATE_ACTIONS:
             start_at(model, self.first.action(environment.action, venv.action_space.shape[0]))
+        if self.imitation is not None:
+            self.imitation.teach(model, environment, seed)
         return model
 
 

@@ -12,7 +12,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from scripts import cli
-from scripts.configuration import composed
+from scripts.configuration import WrongCall, composed
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMANDS = sorted(cli.commands())
@@ -36,7 +36,12 @@ def _with_choice(choice: str) -> DictConfig:
     group, name = choice.split("/")
     for command in COMMANDS:
         if _has_group(command, group):
-            cfg = composed(command, [f"{group}={name}"])
+            try:
+                cfg = composed(command, [f"{group}={name}"])
+            except WrongCall:  # an experiment is of one command, which this is not
+                if group != "experiment":
+                    raise
+                continue
             for key in OmegaConf.missing_keys(cfg):
                 OmegaConf.update(cfg, key, GIVEN[key])
             return cfg
