@@ -10,6 +10,7 @@ Printed otherwise in the paper's appendix: a patch is scaled by the change of do
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -42,11 +43,10 @@ class Recovery:
     guarded: bool = False
 
     def __post_init__(self):
-        if not (self.n_steps >= 0 and self.n_modifications >= 1):
-            raise ValueError(
-                f"n_steps={self.n_steps} must be 0 or more and n_modifications="
-                f"{self.n_modifications} at least 1."
-            )
+        for name, least in (("n_steps", 0), ("n_modifications", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number, {least} or more.")
         for name in ("slack", "compromise", "within"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in 0 … 1.")

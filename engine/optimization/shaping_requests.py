@@ -156,7 +156,7 @@ class DvhPoint:
                 f"structure={self.structure!r} is unknown; choose from {list(scene.structures)}."
             )
         level = possible_level(self.dose_gy)
-        if not 0.0 <= self.volume_percent <= 100.0:
+        if not 0.0 <= _number(self.volume_percent) <= 100.0:
             raise RequestRefused(f"volume_percent={self.volume_percent} must lie in 0 … 100.")
         region = scene.structures[self.structure]
         dose = dose_gy[region.rows]
@@ -205,7 +205,7 @@ def finite_point(name: str, position_mm) -> np.ndarray:
 
 
 def possible_dose(name: str, dose_gy: float) -> float:
-    if not (np.isfinite(dose_gy) and dose_gy >= 0.0):
+    if not 0.0 <= _number(dose_gy) < np.inf:
         raise RequestRefused(
             f"{name}={dose_gy} Gy must be finite and not negative: no fluence takes dose away."
         )
@@ -213,15 +213,23 @@ def possible_dose(name: str, dose_gy: float) -> float:
 
 
 def possible_level(level_gy: float) -> float:
-    if not (np.isfinite(level_gy) and level_gy > 0.0):
+    if not 0.0 < _number(level_gy) < np.inf:
         raise RequestRefused(f"level_gy={level_gy} must be positive.")
     return float(level_gy)
 
 
 def possible_radius(radius_mm: float) -> float:
-    if not 0.0 < radius_mm <= 100.0:
+    if not 0.0 < _number(radius_mm) <= 100.0:
         raise RequestRefused(f"radius_mm={radius_mm} must lie in 0 … 100.")
     return float(radius_mm)
+
+
+def _number(value) -> float:
+    """The value as a number; NaN, which no range holds, where it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _only_wrong(scene: Scene, rows, goal: float, lower: bool, dose_gy: np.ndarray) -> Wish:

@@ -229,6 +229,7 @@ def test_undo_and_redo_go_back_and_forth(session):
     (VoxelRequest((float("nan"), 0.0, 0.0), 30.0), "finite"),
     (VoxelRequest(RIM, -3.0), "negative"),
     (VoxelRequest(RIM, float("inf")), "finite"),
+    (VoxelRequest(RIM, "much"), "finite"),
     (VoxelsRequest((), 30.0, True), "empty"),
     (VoxelsRequest((RIM,), 200.0, True), "nothing to change"),
     (IsodoseDrag("oblique", 30.0, RIM, RIM), "plane"),
@@ -257,7 +258,7 @@ def test_a_dose_that_no_fluence_gives_is_told(sessions):
 
 
 @pytest.mark.parametrize("settings", [
-    dict(n_steps=-1), dict(n_modifications=0), dict(slack=2.0), dict(compromise=float("nan")),
+    dict(n_steps=-1), dict(n_steps=1.5), dict(n_modifications=0), dict(slack=2.0), dict(compromise=float("nan")),
     dict(within=-1.0),
 ])  # fmt: skip
 def test_impossible_settings_are_refused(settings):
