@@ -258,7 +258,8 @@ def test_a_dose_that_no_fluence_gives_is_told(sessions):
 
 
 @pytest.mark.parametrize("settings", [
-    dict(n_steps=-1), dict(n_steps=1.5), dict(n_modifications=0), dict(slack=2.0), dict(compromise=float("nan")),
+    dict(n_steps=-1), dict(n_steps=1.5), dict(n_modifications=0), dict(slack=2.0),
+    dict(compromise=float("nan")),
     dict(within=-1.0),
 ])  # fmt: skip
 def test_impossible_settings_are_refused(settings):
