@@ -40,7 +40,10 @@ def run(cfg: DictConfig) -> float:
         player.reset()
         session = session_of(player)
         notes.append(f"{session.scene.points_mm.shape[0]} voxels")
-    about = {"environment": {"id": environment.id, "settings": dict(env.spec.kwargs)}}
+    drawn = {"case": player.state.case.recipe["patient"], "goals": player.state.goals}
+    settings = {**env.spec.kwargs, **drawn}
+    about = {"environment": {"id": environment.id, "settings": settings},
+             "case_key": player.state.case.key}  # fmt: skip
     server = ShapeServer(session, view_of(player.state), folder / EPISODE, about)
     for name in ("bokeh", "tornado.access"):  # a line for every file of the page
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,8 +1,8 @@
 """The photon pencil beam in water: depth dose, field sizes, penumbra, bixels against whole fields.
 
 References are the published fit that the kernels come from (Nyholm et al., Radiother. Oncol. 78
-(2006) 347), evaluated without separating it, and what is known of 6 MV beams: TPR20,10 about 0.67,
-10 × 10 cm² depth dose of 66 to 67 % at 10 cm (BJR Supplement 25).
+(2006) 347), integrated over square fields without separating it, at the fit's TPR20,10 = 0.68 and
+for a parallel beam.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from engine.patient.patient import Patient
 from engine.patient.phantoms import water_tank
 from scripts.validate_targets import Check
 
-SOURCE = "Nyholm 2006, fit evaluated directly"
+SOURCE = "the whole field's integral"
 SIX_MV = "6 MV, Nyholm 2006"
 OUTPUT = {20: 0.871, 30: 0.896, 50: 0.932, 150: 1.048, 200: 1.081, 400: 1.139}
 DEPTH_DOSE = {50: 85.8, 100: 66.1, 200: 37.4}  # percent, 10 × 10 cm², SSD 1000 mm
@@ -36,7 +36,7 @@ def tank(engine: DoseEngine) -> Iterator[Check]:
     machine = load_machine("generic_photon")
     depth = np.arange(0.0, 301.0)
     dose = square_field_gy(machine, SIDE_MM, depth, profile=False)
-    yield Check("", "D20/D10, 10 × 10 cm²", "", 0.673, dose[200] / dose[100], 0.01, False, SIX_MV)
+    yield Check("", "TPR20,10, 10 × 10 cm²", "", 0.673, dose[200] / dose[100], 0.01, False, SIX_MV)
     surface = dose * (1000.0 / (1000.0 + depth)) ** 2
     yield Check("", "depth of the maximum", "mm", 15.0, float(surface.argmax()), 2.0, False, SIX_MV)
     for at, percent in DEPTH_DOSE.items():

@@ -30,7 +30,7 @@ MARGIN_MM = 8.0  # of the fields around the target: the start then has no voxel 
 FLOOR, CEILING = 0.97, 1.07  # of the prescription, that recovery keeps in the target
 LEVELS = {0.55: "#1f77b4", 0.95: "#2ca02c", 1.07: "#d62728"}  # isodose lines of the paper's figures
 PAPER_MS = {
-    "select location": 40.0, "create patch": 1.0, "convolution": 10.0, "update of the dose": 60.0,
+    "select location": 40.0, "create patch": 1.0, "convolution and update of the dose": 70.0,
     "travelling path information": 45.0, "distance grid": 89.0, "request, 25 steps": 5000.0,
 }  # fmt: skip
 

@@ -16,11 +16,12 @@ from ptenv.envs.dose_shaping_actions import Asked, asked, masks
 @dataclass(frozen=True)
 class ShapingSearch:
     """In every state the request whose answer scores best, of all goals and strengths (and of the
-    critical spots too, with ``spots``), as long as there is one that gains; ``patience`` requests
-    may lose before it stops. The best state on the way is what it found."""
+    critical spots too, with ``spots``), as long as there is one that gains; after ``patience``
+    requests without a gain it stops. The best state on the way is what it found, by actions
+    (n, 2): 0 for a goal or 1 for a spot, and the action of that kind."""
 
     spots: bool = True
-    patience: int = 2
+    patience: int = 3
     n_final: int = 1
 
     def search(self, environment: AnyEnvironment, case: str, budget: float) -> Found:
@@ -28,7 +29,7 @@ class ShapingSearch:
         env.reset(seed=0)
         task, state = env.unwrapped.task, env.unwrapped.state
         best, actions, done, waited, n_plans = state.score, [], [], 0, 0
-        while state.n_requests < state.most_requests and waited <= self.patience:
+        while state.n_requests < state.most_requests and waited < self.patience:
             tried = [(self._tried(task, state, a), a) for a in self._actions(state)]
             n_plans += len(tried)
             if not tried:
@@ -39,7 +40,8 @@ class ShapingSearch:
             if state.score > best:
                 best, done = state.score, list(actions)
         scores = np.full(self.n_final, best)
-        return Found("lookahead", np.array([n for _, n in done], int), scores, best, n_plans)
+        pairs = np.array([(kind == "candidates", n) for kind, n in done], int).reshape(-1, 2)
+        return Found("lookahead", pairs, scores, best, n_plans)
 
     def _actions(self, state: State) -> list[tuple[str, int]]:
         kinds = ("goal", "candidates") if self.spots else ("goal",)

@@ -26,6 +26,10 @@ def place_bixels(
     """
     if not beams:
         raise ValueError("beams is empty; give at least one field.")
+    if not isinstance(machine, PhotonMachine):
+        raise ValueError(
+            f"machine={machine.name!r} has no photons; take generic_photon, or place_spots."
+        )
     check_bixel(bixel_mm)
     if not (np.isfinite(margin_mm) and margin_mm >= 0.0):
         raise ValueError(f"margin_mm={margin_mm} must be 0 or more.")

@@ -72,6 +72,10 @@ def place_spots(
     """
     if not beams:
         raise ValueError("beams is empty; give at least one field.")
+    if not isinstance(machine, ProtonMachine):
+        raise ValueError(
+            f"machine={machine.name!r} has no protons; take generic_proton, or place_bixels."
+        )
     mask = patient.target_union() if target is None else patient.mask(target)
     if not mask.any():
         raise ValueError(f"target {target or 'union'!r} has no voxels; there is nothing to treat.")

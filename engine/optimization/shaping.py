@@ -19,6 +19,8 @@ from engine.optimization.shaping_model import Projection, ShapedDose
 
 HALF = np.log(2.0)  # exp(−µ · mean path) = 0.5, equation 3
 SHARES = np.array([0.0, 0.125, 0.25, 0.5, 0.75, 1.0], np.float32)  # of a recovery patch
+NEARLY = 0.1  # of what a wish missed at first: small wishes are carried out, too
+NEGLIGIBLE = 1e-5  # of the prescription: rounding spoils nothing
 CLIPPINGS = 12  # tries to make up for amplitudes that met zero
 
 
@@ -28,9 +30,10 @@ class Recovery:
 
     ``n_steps`` recovery patches at most, after ``n_modifications`` patches on the requested
     voxels. A row is spoilt when it leaves its ``floor`` … ``ceiling`` (of the shaper) and has moved
-    by more than ``slack`` for the worse. ``compromise`` is how much of an amplitude's change
-    recovery keeps where it points at the request itself: 0 never touches them, 1 does not know of
-    the conflict. ``within`` is how near the request counts as met. ``guarded`` shortens recovery
+    by more than ``slack`` for the worse. ``compromise`` is how much of its change an amplitude
+    keeps in recovery where it points right at the request (K = 1): 0 never touches those, 1 does
+    not know of the conflict. Patches on the request end ``within`` of it, or within a tenth of
+    what was missing; twice that counts as met. ``guarded`` shortens recovery
     patches, or leaves them out, where they would spoil more than they mend (sum of squares over
     the rows); the paper's always bring their voxel back whole.
     """
@@ -167,7 +170,11 @@ class _Work:
         self.high = np.maximum(plan.dose + slack, shaper.ceiling).astype(np.float32)
         self.aim = plan.dose.copy()  # what recovery brings a row back to
         self._aim_for(wish)
-        self.within = tolerance.within * level
+        missing = float(wish.missing(plan.dose).max())
+        self.within = min(tolerance.within * level, NEARLY * missing)
+        self.is_wish = np.zeros(len(self.dose), bool)
+        self.is_wish[wish.rows] = True
+        self.forgiven = np.where(self.is_wish, self.within, NEGLIGIBLE * level).astype(np.float32)
         self.hopeless = np.zeros(len(self.dose), bool)
         self.conflict = np.zeros(self.model.n_amplitudes, np.float32)
 
@@ -184,7 +191,7 @@ class _Work:
         for _ in range(self.shaper.recovery.n_modifications):
             missing = self.wish.missing(self.dose)
             worst = int(np.argmax(missing))
-            if missing[worst] <= self.within:
+            if missing[worst] <= self.within or missing[worst] == 0.0:
                 break
             row = int(self.wish.rows[worst])
             seen = self.model.projection(row)
@@ -223,19 +230,19 @@ class _Work:
         """
         off = np.empty_like(self.dose)
         kernels.outside(self.dose, self.low, self.high, off)
-        spoilt = np.flatnonzero((off > 0) & ~self.hopeless)
+        spoilt = np.flatnonzero((off > self.forgiven) & ~self.hopeless)
         if not len(spoilt):
             return None
         far, kth = distance[spoilt], int(share * (len(spoilt) - 1))
         front = np.partition(far, kth)[kth]
-        outside = spoilt[(far >= front) | (far == 0.0)]
+        outside = spoilt[(far >= front) | self.is_wish[spoilt]]
         return int(outside[np.argmax(off[outside])])
 
     def _patch(self, row: int, goal: float, seen: Projection, keep: np.ndarray | None) -> bool:
         """Bring one row to a dose; whether any amplitude moved.
 
-        A recovery patch (``keep`` given) is shortened, or left out, where it would spoil more than
-        it mends.
+        A guarded recovery patch (``keep`` given) is shortened, or left out, where it would spoil
+        more than it mends.
         """
         needed = goal - float(self.dose[row])
         lower = needed < 0
@@ -273,7 +280,7 @@ class _Work:
         return Outcome(
             plan, tuple(self.modified), tuple(self.recovered), missing,
             self.touched + self.model.n_entries,
-            missing <= max(2.0 * self.within, 1e-6),
+            missing <= max(2.0 * self.within, NEGLIGIBLE * self.shaper.prescription_gy),
         )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """What dose shaping must know of a plan, and its form for spot maps and bixels with a matrix."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -56,7 +56,6 @@ class MatrixDose:
     influence: InfluenceMatrix
     target_share: np.ndarray
     organ_share: np.ndarray
-    _projections: dict = field(default_factory=dict, repr=False)
 
     @property
     def n_rows(self) -> int:

@@ -60,7 +60,9 @@ class ShapingSession:
         began = perf_counter()
         wish = request.wish(self.scene, self.dose_gy)
         outcome = self.shaper.apply(self.plan, wish)
-        if not outcome.modified or np.array_equal(outcome.plan.weights, self.plan.weights):
+        if not outcome.modified:
+            raise RequestRefused("nothing to change: the dose there is as wished already.")
+        if np.array_equal(outcome.plan.weights, self.plan.weights):
             raise RequestRefused(
                 "nothing changed: "
                 + ("there is no fluence left to take away there."

@@ -56,9 +56,13 @@ class ShapingAnchors:
 
     def raw_score(self, objective: float, goals: int, products: float) -> float:
         """log(ρ₀/ρ) / log(ρ₀/ρ_direct), not clipped; the gap is that of five evaluations at
-        least, so that a few products cannot be judged against nothing."""
+        least, so that a few products cannot be judged against nothing.
+
+        A plan that is worse than the start is divided by that least gap whatever it took: else
+        useless requests, which widen the gap, would mend its score.
+        """
         done = log(self._start_excess(goals) / self.excess(objective, goals))
-        return done / self.gap(goals, products)
+        return done / self.gap(goals, products if done > 0 else 0.0)
 
     def gap(self, goals: int, products: float) -> float:
         return max(self._log_gap(goals, products), SMALLEST_GAP)

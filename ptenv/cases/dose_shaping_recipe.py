@@ -1,8 +1,14 @@
 """Which dose-shaping case: a patient, beams, where the plan starts, and the goals of episodes."""
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from hashlib import sha256
+
+import numpy as np
 
 from engine.geometry.plan import Beam
+from engine.machine.library import load_machine
+from engine.machine.photon import square_field_gy
 from engine.patient.patient import Patient
 from ptenv.cases.recipe import (
     digest_of_content,
@@ -13,7 +19,7 @@ from ptenv.cases.recipe import (
     patient_content,
 )  # fmt: skip
 
-FORMAT = 2  # of what a dose-shaping case holds; a change of numbers behind it counts it up
+FORMAT = 3  # of what a dose-shaping case holds; a change of numbers behind it counts it up
 MODALITIES = ("photon", "proton")
 STARTS = ("other_goals", "open_fields", "yesterday")
 BEAMS = {"photon": tuple(40.0 * k for k in range(9)), "proton": (60.0, 180.0, 300.0)}
@@ -32,6 +38,18 @@ _COUNTS = (
 )  # fmt: skip
 _OPTIONAL = ("layer_spacing_mm", "target_volume_cm3", "gantry_deg")
 _LISTS = ("target_volume_cm3", "gantry_deg")
+
+
+@lru_cache(maxsize=1)
+def photon_content() -> str:
+    """What stands for the photon beam in a key: its tables, rounded beyond what a build of the
+    linear algebra may differ by."""
+    machine, digest = load_machine("generic_photon"), sha256()
+    depth = np.arange(0.0, 300.0, 10.0)
+    fields = [square_field_gy(machine, side_mm, depth) for side_mm in (10.0, 100.0)]
+    for table in (*fields, machine.fluence, machine.fluence_radius_mm, [machine.source_fwhm_mm]):
+        digest.update(" ".join(f"{value:.4g}" for value in np.asarray(table)).encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -97,7 +115,7 @@ class DoseShapingRecipe:
         content = {
             "format": FORMAT, "kind": "dose shaping", **asdict(self),
             "patient": patient_content(self.patient),
-            "machine": machine_content() if self.modality == "proton" else self.machine,
+            "machine": machine_content() if self.modality == "proton" else photon_content(),
         }  # fmt: skip
         return digest_of_content(content)
 

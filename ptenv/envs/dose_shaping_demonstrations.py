@@ -34,6 +34,12 @@ def recorded_environment(record: Mapping | Path | str, **settings) -> tuple[gym.
         )
     env = gym.make(plain["environment"]["id"], **{**plain["environment"]["settings"], **settings})
     env.reset()
+    key = env.unwrapped.state.case.key
+    if plain.get("case_key", key) != key:
+        raise ValueError(
+            f"the record was made on a case with key {plain['case_key']}, which has {key} now: the "
+            "patient, the machine or the version of ptenv changed."
+        )
     return env, plain["requests"]
 
 
@@ -54,6 +60,11 @@ def demonstration(env: gym.Env, requests: list[dict]) -> list[Demonstrated]:
         after = player.task.transition(before, wish)
         player.state = after
         info = player._info(before, after)
+        if not after.last.modified:
+            raise ValueError(
+                f"request {len(examples)} ({plain.get('kind')}) changes nothing here; play the "
+                "record in the environment that it was made in."
+            )
         row = after.last.modified[0]
         wished = float(wish.dose[list(wish.rows).index(row)] - before.plan.dose[row])
         change = wished * before.case.quantity.scale
@@ -70,10 +81,11 @@ def _kept(requests: list[dict]) -> list[dict]:
     undone: list[dict] = []
     for plain in requests:
         kind = plain.get("kind")
-        if kind == "undo":
-            undone.append(done.pop())
-        elif kind == "redo":
-            done.append(undone.pop())
+        if kind in ("undo", "redo"):
+            source, goal = (done, undone) if kind == "undo" else (undone, done)
+            if not source:
+                raise ValueError(f"the record has {kind!r} with nothing to {kind}; it is damaged.")
+            goal.append(source.pop())
         else:
             done.append(plain)
             undone.clear()

@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 OPTIONS = dict(cache=True, nogil=True, error_model="numpy", fastmath=True)
+EXACT = dict(cache=True, nogil=True, error_model="numpy")  # what is counted must be what is filled
 
 
 @njit(inline="always")
@@ -25,7 +26,7 @@ def _entry(lateral, du, dv, d0, d1, d2):
     return (a * (one - fu) + b * fu) * (one - fv) + (c * (one - fu) + d * fu) * fv
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def count_block(block, cuts, u_bixel, v_bixel, u, v, reach, counts):
     """Rows within ``reach`` lattice steps of every bixel of a block."""
     for bixel in range(cuts[block], cuts[block + 1]):
@@ -36,16 +37,17 @@ def count_block(block, cuts, u_bixel, v_bixel, u, v, reach, counts):
         counts[bixel] = n
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def fill_block(
     block, cuts, u_bixel, v_bixel, fluence, u, v, depth, reach, lateral, starts, rows, gy
 ):  # fmt: skip
     """Rows and entries of every bixel of a block, in the places that were counted."""
     for bixel in range(cuts[block], cuts[block + 1]):
         k, ub, vb, f = starts[bixel], u_bixel[bixel], v_bixel[bixel], fluence[bixel]
+        end = starts[bixel + 1]
         for row in range(len(u)):
             du, dv = abs(u[row] - ub), abs(v[row] - vb)
-            if du * du + dv * dv < reach * reach:
+            if du * du + dv * dv < reach * reach and k < end:
                 dose = _entry(lateral, du, dv, depth[row, 0], depth[row, 1], depth[row, 2])
                 rows[k] = row
                 gy[k] = max(np.float32(0.0), dose * f)

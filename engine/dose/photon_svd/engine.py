@@ -35,7 +35,7 @@ N_BLOCKS = 16
 @dataclass(frozen=True)
 class PhotonSvdEngine:
     """Dose to water per monitor unit. ``bixel_mm`` is the width of the plan's square bixels;
-    scatter farther than ``reach_mm`` from a bixel is left out (200 mm: none of it)."""
+    what is farther than ``reach_mm`` from a bixel's middle is left out (200 mm: none of it)."""
 
     bixel_mm: float = 5.0
     reach_mm: float = 60.0
@@ -45,8 +45,12 @@ class PhotonSvdEngine:
 
     def __post_init__(self):
         check_bixel(self.bixel_mm)
-        if not 5.0 <= self.reach_mm <= RADIUS_MM:
-            raise ValueError(f"reach_mm={self.reach_mm} must lie in 5 … {RADIUS_MM:g}.")
+        least = self.bixel_mm + 5.0  # its corners, and the penumbra around them
+        if not least <= self.reach_mm <= RADIUS_MM:
+            raise ValueError(
+                f"reach_mm={self.reach_mm} must lie in {least:g} … {RADIUS_MM:g} for bixels of "
+                f"{self.bixel_mm:g} mm."
+            )
 
     def influence(
         self,
@@ -142,6 +146,8 @@ class PhotonSvdEngine:
 
     def _add_field(self, plan: Plan, seen: PhotonRows, dose: np.ndarray) -> None:
         """Add the dose of one beam's fluence map."""
+        if plan.n_spots == 0:
+            return
         lateral = plan.machine.bixel_table(self.bixel_mm, self.reach_mm)
         n = len(lateral) - 1
         iu, iv = (np.rint(a / LATTICE_MM).astype(np.int64) for a in (plan.u_mm, plan.v_mm))
@@ -166,6 +172,12 @@ class PhotonSvdEngine:
             raise ValueError(
                 f"machine={plan.machine.name!r} has no photons; plan with generic_photon, or take "
                 "another dose engine."
+            )
+        blocked = [b for b in plan.beams if b.aperture is not None or b.range_shifter is not None]
+        if blocked:
+            raise ValueError(
+                f"the beam at gantry {blocked[0].gantry_deg:g}° has an aperture or range shifter, "
+                "which photons here do not know; leave it out."
             )
         check_raster(plan, self.bixel_mm)
 

@@ -72,7 +72,8 @@ def test_lookahead_is_no_worse_than_doing_nothing_and_can_be_played_again(enviro
     env = environment.make(case=CASE, goals=1, action="goal")
     env.reset(seed=0)
     info = {"score": 0.0}
-    for action in found.action:
+    for is_spot, action in found.action:
+        assert not is_spot
         *_, info = env.step(int(action))
     assert info["score"] == pytest.approx(found.best_plan)
 

@@ -30,7 +30,7 @@ def test_three_components_rebuild_the_kernel():
 
 
 def test_depth_dose_and_field_sizes_are_those_of_a_6_mv_beam():
-    """Parallel 10 × 10 cm² field: D20/D10 0.673, PDD(10) 66.1 %, PDD(20) 37.4 %, maximum at
+    """Parallel 10 × 10 cm² field: TPR20,10 0.673, PDD(10) 66.1 %, PDD(20) 37.4 %, maximum at
     1.5 cm; output at 10 cm depth 0.932 (5 cm) and 1.081 (20 cm): the fit's own, recomputed."""
     machine, depth = generic_photon(), np.arange(0.0, 300.0)
     dose = square_field_gy(machine, 100.0, depth, profile=False)

@@ -77,6 +77,14 @@ def test_few_products_are_not_compared_with_nothing():
     assert anchors.score(1.0, 0, 1.0) == 1.5
 
 
+def test_useless_requests_do_not_mend_the_score_of_a_plan_that_got_worse():
+    anchors = case_of().anchors
+    worse = anchors.direct[0][0] + 0.02 * (anchors.direct[0][0] - anchors.f_star[0])
+    scores = [anchors.score(worse, 0, products) for products in (1.0, 10.0, 60.0)]
+    assert scores[0] < 0
+    assert scores[0] == scores[1] == scores[2]
+
+
 def test_more_products_for_the_same_plan_score_less():
     anchors = case_of().anchors
     better = anchors.f_star[0] + 0.5 * (anchors.direct[0][0] - anchors.f_star[0])

@@ -100,7 +100,8 @@ def test_protons_and_bixels_off_the_raster_are_refused(tank):
 
 @pytest.mark.parametrize("arguments, named", [
     (dict(bixel_mm=0.3), "bixel_mm"), (dict(bixel_mm=float("nan")), "bixel_mm"),
-    (dict(reach_mm=1.0), "reach_mm"), (dict(reach_mm=500.0), "reach_mm"),
+    (dict(reach_mm=1.0), "reach_mm"), (dict(bixel_mm=20.0, reach_mm=20.0), "reach_mm"),
+    (dict(reach_mm=500.0), "reach_mm"),
 ])  # fmt: skip
 def test_impossible_settings_are_refused(arguments, named):
     with pytest.raises(ValueError, match=named):
