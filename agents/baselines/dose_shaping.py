@@ -67,7 +67,9 @@ class ShapingRule:
         """The action on a kind or a spot at this strength."""
         return place * len(STRENGTHS) + STRENGTHS.index(self.strength)
 
-    def _says(self, state: State, rng: np.random.Generator) -> int:
+    def _says(self, state: State | None, rng: np.random.Generator) -> int:
+        if state is None:
+            raise RuntimeError("call reset() of the environment before predict().")
         if self.n_requests is not None and state.n_requests >= self.n_requests:
             return self.stop
         return self.rule(self, state, rng)

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import fft
 
 from engine.dose.photon_svd import _kernels as kernels
-from engine.dose.photon_svd.engine import PhotonSvdEngine, check_raster
+from engine.dose.photon_svd.engine import PhotonSvdEngine
 from engine.geometry.plan import Plan
 from engine.machine.photon import LATTICE_MM
 from engine.machine.photon_kernels import N_COMPONENTS
@@ -28,6 +28,7 @@ from engine.patient.patient import Patient
 
 N_BLOCKS = 16
 NEAR, FAR_STEP = 8, 5  # amplitudes
+WIDEST_MM = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,11 @@ class FluenceMaps:
         cls, engine: PhotonSvdEngine, patient: Patient, plan: Plan, grid: Grid, voxels: np.ndarray
     ) -> "FluenceMaps":
         """The maps of a plan with ``engine.bixel_mm`` wide bixels, on voxels of a dose grid."""
-        check_raster(plan, engine.bixel_mm)
+        if engine.bixel_mm > WIDEST_MM:
+            raise ValueError(
+                f"bixel_mm={engine.bixel_mm:g} of the engine is too wide: maps interpolate between "
+                f"amplitudes of {WIDEST_MM:g} mm at most; use the influence matrix for wider ones."
+            )
         views, width = engine.view(patient, plan, grid, voxels), engine.bixel_mm
         at_u, at_v = plan.u_mm / width, plan.v_mm / width
         for name, at in (("u_mm", at_u), ("v_mm", at_v)):

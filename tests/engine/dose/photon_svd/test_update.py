@@ -113,7 +113,8 @@ def test_shaping_runs_on_maps_as_on_a_matrix(planned):
 
 def test_amplitudes_off_the_raster_are_refused(planned):
     patient, _, plan, *_, voxels = planned
-    with pytest.raises(ValueError, match="bixel_mm"):
-        FluenceMaps.of(PhotonSvdEngine(bixel_mm=3.0), patient, plan, patient.grid, voxels)
+    for wrong in (3.0, 2.0):  # too wide for maps, and not the plan's width
+        with pytest.raises(ValueError, match="bixel_mm"):
+            FluenceMaps.of(PhotonSvdEngine(bixel_mm=wrong), patient, plan, patient.grid, voxels)
     with pytest.raises(ValueError, match="weights"):
         planned[3].dose(np.ones(3))
