@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 
 from engine.optimization.shaping_session import ShapingSession
 from engine.parallel import set_threads
+from engine.patient.patient import Patient
+from engine.patient.structures import RING
 from ptenv.cases.drawn import drawn_patient
 from ptenv.envs.dose_shaping import DoseShapingEnv, State
 from ptenv.rendering import dose_wash, save
@@ -29,6 +31,8 @@ def run(cfg: DictConfig) -> float:
     save_record(cfg, folder)
     if cfg.threads is not None:
         set_threads(cfg.threads)
+    if not (isinstance(cfg.port, int) and 0 <= cfg.port <= 65535):
+        raise ValueError(f"port={cfg.port!r} must lie in 0 … 65535; 0 takes a free one.")
     environment = instantiate(cfg.env, _convert_="all")
     settings = {
         "case": cfg.case, "goals": cfg.goals, "action": "point", "n_recovery": cfg.n_recovery,
@@ -65,8 +69,7 @@ def session_of(player: DoseShapingEnv) -> ShapingSession:
 def view_of(state: State) -> ShapedView:
     """What the page draws of a case."""
     patient = drawn_patient(state.case)
-    names = [*patient.targets, *patient.organs]
-    masks = {name: patient.mask(name) for name in names}
+    masks = {name: patient.mask(name) for name in _contoured(patient)}
     return ShapedView(state.case.case_id, patient.hu, masks, dict(state.case.prescription_gy))
 
 
@@ -75,12 +78,19 @@ def _finished(state: State, session: ShapingSession, folder) -> float:
     case = state.case
     goals = case.goals(state.goals)
     before, after = state.start_objective, goals.value(session.dose_gy)
-    title = f"{case.case_id} after {len(session.record)} entries of the record"
-    volume = case.influence.volume(session.dose_gy)
-    save(dose_wash(drawn_patient(case), volume, title=title, rbe=case.quantity.rbe),
-         folder / "plan.png")  # fmt: skip
+    patient, volume = drawn_patient(case), case.influence.volume(session.dose_gy)
+    picture = dose_wash(
+        patient, volume, structures=_contoured(patient), title=f"{case.case_id}, shaped by hand",
+        rbe=case.quantity.rbe,
+    )  # fmt: skip
+    save(picture, folder / "plan.png")
     print(f"objective {before:.4g} → {after:.4g}. Written to {folder}/")
     return float(after)
+
+
+def _contoured(patient: Patient) -> list[str]:
+    """Targets and organs; the ring would cover the outline of the targets."""
+    return [n for n in (*patient.targets, *patient.organs) if n != RING]
 
 
 if __name__ == "__main__":

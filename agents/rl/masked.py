@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import gymnasium as gym
 import numpy as np
-import torch
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.environments import AnyEnvironment
 from agents.nets.layer_plane import LayerHead, PlaneExtractor, ValueHead
+from agents.rl.cloning import clone, stacked
 from ptenv.envs.energy_layer import nearest_allowed
 
 
@@ -55,25 +55,10 @@ class Imitation:
     def teach(self, model: MaskablePPO, environment: AnyEnvironment, seed: int) -> list[float]:
         """Fit the model's policy; returns the loss (mean −log π of the teacher) of every epoch."""
         seen, done, allowed = self._played(environment, seed)
-        rng, policy = np.random.default_rng(seed), model.policy
-        optimizer = torch.optim.Adam(policy.parameters(), lr=self.learning_rate)
-        losses = []
-        for _ in range(self.epochs):
-            order, total = rng.permutation(len(done)), 0.0
-            for first in range(0, len(order), self.batch_size):
-                batch = order[first : first + self.batch_size]
-                observation = {k: torch.from_numpy(v[batch]) for k, v in seen.items()}
-                _, log_prob, _ = policy.evaluate_actions(
-                    observation, torch.from_numpy(done[batch]), action_masks=allowed[batch]
-                )
-                loss = -log_prob.mean()
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-                optimizer.step()
-                total += float(loss.detach()) * len(batch)
-            losses.append(total / len(order))
-        return losses
+        return clone(
+            model.policy, seen, done, seed, epochs=self.epochs, batch_size=self.batch_size,
+            learning_rate=self.learning_rate, masks=allowed,
+        )  # fmt: skip
 
     def _played(self, environment: AnyEnvironment, seed: int):
         """Observations, actions and masks (n, …) of the teacher's episodes."""
@@ -95,8 +80,7 @@ class Imitation:
                 observation, _, terminated, truncated, _ = env.step(int(action))
                 finished = terminated or truncated
         env.close()
-        stacked = {k: np.stack([o[k] for o in observations]) for k in observations[0]}
-        return stacked, np.array(actions), np.stack(masks)
+        return stacked(observations), np.array(actions), np.stack(masks)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ the policy also learns from plans that the teacher would not have made.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from stable_baselines3 import PPO
 
 from agents.environments import AnyEnvironment
+from agents.rl.cloning import clone, stacked
 from ptenv.envs.dose_shaping import DoseShapingEnv
 from ptenv.envs.dose_shaping_actions import asked, masks
 
@@ -46,23 +46,10 @@ class LookaheadImitation:
     def teach(self, model: PPO, environment: AnyEnvironment, seed: int) -> list[float]:
         """Fit the model's policy; returns the loss (mean −log π of the teacher) of every epoch."""
         seen, done = self._played(environment, seed)
-        rng, policy = np.random.default_rng(seed), model.policy
-        optimizer = torch.optim.Adam(policy.parameters(), lr=self.learning_rate)
-        losses = []
-        for _ in range(self.epochs):
-            order, total = rng.permutation(len(done)), 0.0
-            for first in range(0, len(order), self.batch_size):
-                batch = order[first : first + self.batch_size]
-                actions = torch.from_numpy(done[batch])
-                _, log_prob, _ = policy.evaluate_actions(_at(seen, batch), actions)
-                loss = -log_prob.mean()
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-                optimizer.step()
-                total += float(loss.detach()) * len(batch)
-            losses.append(total / len(order))
-        return losses
+        return clone(
+            model.policy, seen, done, seed, epochs=self.epochs, batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+        )  # fmt: skip
 
     def _played(self, environment: AnyEnvironment, seed: int):
         """Observations and the teacher's actions (n,)."""
@@ -81,7 +68,7 @@ class LookaheadImitation:
                 if rng.random() < self.noise:
                     best = int(rng.choice(np.flatnonzero(env.action_masks()[:-1])))
                 observation, *_ = env.step(best)
-        return _stacked(observations), np.array(actions)
+        return stacked(observations), np.array(actions)
 
     def best(self, env: DoseShapingEnv) -> int:
         """The request that scores the most, or to stop where none gains."""
@@ -97,14 +84,3 @@ class LookaheadImitation:
             return int(env.action_space.n - 1)
         return int(tried[int(np.argmax(scores))])
 
-
-def _stacked(observations: list):
-    if isinstance(observations[0], dict):
-        return {k: np.stack([o[k] for o in observations]) for k in observations[0]}
-    return np.stack(observations)
-
-
-def _at(seen, batch: np.ndarray):
-    if isinstance(seen, dict):
-        return {k: torch.from_numpy(v[batch]) for k, v in seen.items()}
-    return torch.from_numpy(seen[batch])

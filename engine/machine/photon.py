@@ -87,8 +87,7 @@ class PhotonMachine:
         table = np.zeros((n, n, N_COMPONENTS), np.float32)
         radius = LATTICE_MM * np.hypot(np.arange(n)[:, None], np.arange(n)[None, :])
         for i, quadrant in enumerate(self.pixel_kernel.astype(np.float64)):
-            half = np.concatenate([quadrant[:0:-1], quadrant])
-            whole = np.concatenate([half[:, :0:-1], half], axis=1)
+            whole = mirrored(quadrant)
             blurred = fftconvolve(whole, fluence, mode="same")
             middle = len(whole) // 2
             part = blurred[middle::step, middle::step][:n, :n]
@@ -96,6 +95,12 @@ class PhotonMachine:
         table[radius > reach_mm] = 0.0
         table.setflags(write=False)
         return table
+
+
+def mirrored(quadrant: np.ndarray) -> np.ndarray:
+    """All four quadrants (2n − 1, 2n − 1, …) of a table (n, n, …) that is given for one."""
+    half = np.concatenate([quadrant[:0:-1], quadrant])
+    return np.concatenate([half[:, :0:-1], half], axis=1)
 
 
 @lru_cache(maxsize=4)

@@ -187,7 +187,8 @@ class DoseShapingEnv(gym.Env):
     "score": increments of the score; "potential": of the score before clipping. With ρ = F − F*,
     F the weighted objective on all scored voxels, the score is log(ρ₀/ρ)/log(ρ₀/ρ_direct): 0 is
     nothing done, 1 the solver started from the same plan with as many dose products as the
-    requests used (five evaluations at least); clipped to −1 … 1.5. It falls with useless requests.
+    requests used (five evaluations at least); clipped to −1 … 1.5. Useless requests
+    never raise it.
 
     ### Starting state
     "other_goals": the plan for another weighting; "open_fields": fluence that fills the target;

@@ -69,6 +69,7 @@ def test_the_page_draws_targets_first_and_organs(cfg):
     player.reset(seed=0)
     view = shape.view_of(player.state)
     assert next(iter(view.masks)) == player.state.case.targets[0]
+    assert "zRing" not in view.masks
     assert view.prescription_gy == player.state.case.prescription_gy
     session = shape.session_of(player)
     np.testing.assert_array_equal(session.plan.weights, player.state.plan.weights)

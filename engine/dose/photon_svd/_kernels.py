@@ -129,16 +129,3 @@ def add_patch_block(
                     far_sums, du, dv, components[beam, row, 0], components[beam, row, 1],
                     components[beam, row, 2],
                 )  # fmt: skip
-
-
-@njit(**OPTIONS)
-def add_map_block(block, cuts, beam, u0, v0, u, v, components, sums, dose):
-    """Add the dose of a whole map of one beam, whose sums (n_u, n_v, 3) start at (u0, v0)."""
-    n_u, n_v = np.float32(sums.shape[0] - 1), np.float32(sums.shape[1] - 1)
-    for row in range(cuts[block], cuts[block + 1]):
-        du, dv = u[beam, row] - u0, v[beam, row] - v0
-        if du >= 0.0 and dv >= 0.0 and du < n_u and dv < n_v:
-            dose[row] += _entry(
-                sums, du, dv, components[beam, row, 0], components[beam, row, 1],
-                components[beam, row, 2],
-            )  # fmt: skip

@@ -21,7 +21,7 @@ from engine.geometry.bixels import check_bixel
 from engine.geometry.plan import Plan
 from engine.geometry.rays import along_range_mm
 from engine.geometry.scenarios import NOMINAL, Scenario
-from engine.machine.photon import LATTICE_MM, PhotonMachine
+from engine.machine.photon import LATTICE_MM, PhotonMachine, mirrored
 from engine.machine.photon_kernels import N_COMPONENTS, RADIUS_MM
 from engine.parallel import run_blocks
 from engine.patient.ct import Calibration, SchneiderCalibration, electron_density_volume
@@ -154,8 +154,7 @@ class PhotonSvdEngine:
         fluence = np.zeros((iu.max() - iu.min() + 2 * n + 1, iv.max() - iv.min() + 2 * n + 1))
         weight = plan.weights * plan.machine.fluence_at(plan.u_mm, plan.v_mm)
         np.add.at(fluence, (iu - iu.min() + n, iv - iv.min() + n), weight)
-        half = np.concatenate([lateral[:0:-1], lateral])
-        whole = np.concatenate([half[:, :0:-1], half], axis=1)
+        whole = mirrored(lateral)
         summed = np.empty((*fluence.shape, N_COMPONENTS), np.float32)
         for i in range(N_COMPONENTS):
             summed[:, :, i] = fftconvolve(fluence, whole[:, :, i], mode="same")

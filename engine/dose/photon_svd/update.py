@@ -20,7 +20,7 @@ from scipy import fft
 from engine.dose.photon_svd import _kernels as kernels
 from engine.dose.photon_svd.engine import PhotonSvdEngine
 from engine.geometry.plan import Plan
-from engine.machine.photon import LATTICE_MM
+from engine.machine.photon import LATTICE_MM, mirrored
 from engine.machine.photon_kernels import N_COMPONENTS
 from engine.parallel import run_blocks, threads
 from engine.patient.grid import Grid
@@ -103,8 +103,8 @@ class FluenceMaps:
             if part.stop > part.start:
                 u0, v0, sums = self._convolved(part, weights[part] * self.fluence[part])
                 run_blocks(
-                    kernels.add_map_block, N_BLOCKS, cuts, beam, np.float32(u0), np.float32(v0),
-                    self.u, self.v, self.components, sums, dose,
+                    kernels.add_block, N_BLOCKS, cuts, np.float32(u0), np.float32(v0),
+                    self.u[beam], self.v[beam], self.components[beam], sums, dose,
                 )  # fmt: skip
         return dose
 
@@ -163,8 +163,7 @@ class FluenceMaps:
     def _kernel_spectrum(self, size: tuple[int, int], n: int) -> np.ndarray:
         if size not in self._spectra:
             quadrant = self.lateral[:: self.table_step, :: self.table_step][: n + 1, : n + 1]
-            half = np.concatenate([quadrant[:0:-1], quadrant])
-            whole = np.concatenate([half[:, :0:-1], half], axis=1)
+            whole = mirrored(quadrant)
             self._spectra[size] = fft.rfft2(np.moveaxis(whole, 2, 0), size)
         return self._spectra[size]
 
