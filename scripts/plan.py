@@ -18,7 +18,7 @@ from engine.evaluation.plan_evaluation import PlanEvaluation, StructureRows
 from engine.evaluation.scorecard import Goal, Scorecard, metrics_of
 from engine.geometry.delivery import DeliveryModel
 from engine.geometry.plan import Aperture, Beam, Plan
-from engine.machine.proton import ProtonMachine
+from engine.machine.ion import IonMachine
 from engine.optimization.problem import PlanningProblem, initial_weights
 from engine.optimization.regions import Region, regions_on
 from engine.parallel import set_threads
@@ -69,7 +69,7 @@ def run(cfg: DictConfig) -> float:
             solution = solve(problem, solver, start, layer_starts=layers, callback=show)
         plan = plan.with_weights(solution.weights)
         notes += _about_solution(solution, plan, problem)
-        if isinstance(machine, ProtonMachine):
+        if isinstance(machine, IonMachine):
             notes.append(f"delivery {DeliveryModel(delivery='static').time(plan).total_s:.0f} s")
         # before the final dose, which may take long, fail or be stopped
         files = plan_files.write_plan(patient, plan, quantity, solution, folder)

@@ -12,8 +12,8 @@ from engine.dose.engine import DoseEngine
 from engine.evaluation.comparison import axis_profile, core_sigma_mm
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam, Plan
+from engine.machine.ion import IonMachine
 from engine.machine.library import load_machine
-from engine.machine.proton import ProtonMachine
 from engine.patient.patient import Patient
 from engine.patient.phantoms import water_tank
 from engine.physics.constants import GY_MM2_PER_MEV_CM2_G
@@ -42,7 +42,7 @@ def tank(engine: DoseEngine) -> Iterator[Check]:
 
 
 def planar_integral(
-    engine: DoseEngine, machine: ProtonMachine, index: int
+    engine: DoseEngine, machine: IonMachine, index: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A spot along y, integrated over planes across it: depth of the planes' middles in mm, the
     engine's Gy mm² per proton and the kernel's, each (n,)."""
@@ -54,7 +54,7 @@ def planar_integral(
     return bins, planar, _bin_means(machine, index, bins, grid.spacing_mm[1])
 
 
-def _integral(engine: DoseEngine, machine: ProtonMachine, index: int) -> Iterator[Check]:
+def _integral(engine: DoseEngine, machine: IonMachine, index: int) -> Iterator[Check]:
     energy_mev = float(machine.energy_mev[index])
     label = f"{energy_mev:.1f} MeV"
     bins, planar, kernel = planar_integral(engine, machine, index)
@@ -76,7 +76,7 @@ def _integral(engine: DoseEngine, machine: ProtonMachine, index: int) -> Iterato
 
 
 def core_widths(
-    engine: DoseEngine, machine: ProtonMachine, index: int, tolerance: float
+    engine: DoseEngine, machine: IonMachine, index: int, tolerance: float
 ) -> Iterator[Check]:
     """The core's width along a spot in voxels of 1 mm, whose own spread is taken off."""
     range_mm = float(machine.range_mm[index])
@@ -93,7 +93,7 @@ def core_widths(
         yield Check("", name, "mm", expected, ours, tolerance, True, "Fermi–Eyges, nozzle to depth")
 
 
-def _oblique(engine: DoseEngine, machine: ProtonMachine, index: int) -> Iterator[Check]:
+def _oblique(engine: DoseEngine, machine: IonMachine, index: int) -> Iterator[Check]:
     """Gantry and couch turned, the entrance in place: the range along the axis stays."""
     range_mm = float(machine.range_mm[index])
     patient = _tank(0.6 * range_mm + 30.0, range_mm + 20.0, 2.0)
@@ -118,7 +118,7 @@ def _tank(half_width_mm: float, depth_mm: float, spacing_mm) -> Patient:
 
 
 def _spot(
-    engine: DoseEngine, patient: Patient, machine: ProtonMachine, index: int, beam: Beam
+    engine: DoseEngine, patient: Patient, machine: IonMachine, index: int, beam: Beam
 ) -> np.ndarray:
     """Gy per proton (nz, ny, nx) float64 of one spot on the axis."""
     one = np.zeros(1)
@@ -129,7 +129,7 @@ def _spot(
     return engine.dose(patient, plan, patient.grid)["dose"].astype(np.float64)
 
 
-def _bin_means(machine: ProtonMachine, index: int, bins: np.ndarray, width_mm: float) -> np.ndarray:
+def _bin_means(machine: IonMachine, index: int, bins: np.ndarray, width_mm: float) -> np.ndarray:
     """The kernel's planar integral averaged over bins of depth, Gy mm² per proton."""
     dose = machine.depth_dose_mev_cm2_g[index].astype(np.float64)
     step = machine.depth_step_mm
@@ -140,7 +140,7 @@ def _bin_means(machine: ProtonMachine, index: int, bins: np.ndarray, width_mm: f
     return GY_MM2_PER_MEV_CM2_G * (ends - starts) / width_mm
 
 
-def _sigma_mm(machine: ProtonMachine, index: int, depth_mm: float, t_mm: float) -> float:
+def _sigma_mm(machine: IonMachine, index: int, depth_mm: float, t_mm: float) -> float:
     """Fermi–Eyges from the nozzle through air to the surface and through water to a depth."""
     place = float(machine.nozzle_variance_mm2[index])
     cross = float(machine.nozzle_covariance_mm_rad[index])

@@ -26,7 +26,7 @@ from engine.errors import PhysicsWarning
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import NOMINAL, Scenario
-from engine.machine.proton import ProtonMachine
+from engine.machine.ion import IonMachine
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient
 
@@ -311,7 +311,7 @@ class _Raster:
 class _Field:
     """One beam of a plan: its spots (n,) and the raster of their neighbours."""
 
-    machine: ProtonMachine
+    machine: IonMachine
     axes: np.ndarray  # (3, 2): u and v in the patient
     shifter_wet_mm: float
     energy: np.ndarray

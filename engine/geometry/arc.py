@@ -17,7 +17,7 @@ import numpy as np
 from engine.geometry import _arc_kernels as kernels
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam, Plan
-from engine.machine.proton import ProtonMachine
+from engine.machine.ion import IonMachine
 from engine.parallel import run_blocks
 from engine.patient.ct import Calibration, SchneiderCalibration, rsp_volume
 from engine.patient.patient import Patient
@@ -149,7 +149,7 @@ class ArcGeometry:
     has crossed structure i of ``structures`` by then. The raster lies in the isocenter plane.
     """
 
-    machine: ProtonMachine
+    machine: IonMachine
     arc: Arc
     settings: ArcSettings
     beams: tuple[Beam, ...]
@@ -253,7 +253,7 @@ class ArcGeometry:
 
 def arc_geometry(
     patient: Patient,
-    machine: ProtonMachine,
+    machine: IonMachine,
     arc: Arc,
     settings: ArcSettings = ArcSettings(),  # noqa: B008 (frozen)
     target: str | None = None,
@@ -298,7 +298,7 @@ def arc_geometry(
 
 
 def energy_ladder(
-    machine: ProtonMachine, n_layers: int = MAX_LAYERS, spacing_mm: float | None = None
+    machine: IonMachine, n_layers: int = MAX_LAYERS, spacing_mm: float | None = None
 ) -> np.ndarray:
     """Indices (E,) of the machine's lowest energies, every one or about ``spacing_mm`` apart."""
     if spacing_mm is None:
@@ -416,7 +416,7 @@ def _edges(ranges: np.ndarray) -> np.ndarray:
     return np.maximum(np.concatenate([[low], middle, [high]]), 0.0)
 
 
-def _half_widths(machine: ProtonMachine, layers: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+def _half_widths(machine: IonMachine, layers: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     """Half the 80 % width of the Bragg peak, or half the layers' distance where that is more."""
     dose = machine.depth_dose_mev_cm2_g[layers]
     width = machine.depth_step_mm * (dose >= 0.8 * dose.max(axis=1, keepdims=True)).sum(axis=1)
@@ -443,7 +443,7 @@ def _widened(on: np.ndarray, radius: float) -> np.ndarray:
     return wide
 
 
-def _shifter_wet(machine: ProtonMachine, settings: ArcSettings) -> float:
+def _shifter_wet(machine: IonMachine, settings: ArcSettings) -> float:
     if settings.range_shifter is None:
         return 0.0
     return machine.range_shifter(settings.range_shifter).wet_mm

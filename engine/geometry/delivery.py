@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from engine.geometry.plan import Plan
-from engine.machine.proton import ProtonMachine
+from engine.machine.ion import IonMachine
 
 SYNCHROTRON_S = 1.91  # both ways, Hitachi (Shen et al., Med. Phys. 44 (2017) 5083)
 PROTONS_PER_MU = 1.0e8  # near 125 MeV (MCsquare's default machine)
@@ -65,7 +65,7 @@ class SwitchingTable:
         return cls.linear(energy_mev, switch_s, switch_s, 0.0)
 
     @classmethod
-    def of_machine(cls, machine: ProtonMachine, layers=None) -> "SwitchingTable":
+    def of_machine(cls, machine: IonMachine, layers=None) -> "SwitchingTable":
         """The machine's own times, on all its energies or on the ``layers`` (E,) named."""
         energy = machine.energy_mev if layers is None else machine.energy_mev[layers]
         return cls.flat(energy, machine.switch_up_s, machine.switch_down_s)

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from engine.machine.ion import IonMachine
 from engine.machine.photon import PhotonMachine
-from engine.machine.proton import ProtonMachine
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Plan:
     machine the spots are bixels, and the weights monitor units per fraction.
     """
 
-    machine: ProtonMachine | PhotonMachine
+    machine: IonMachine | PhotonMachine
     beams: tuple[Beam, ...]
     spot_beam: np.ndarray  # uint16
     spot_energy: np.ndarray  # uint16, index into machine.energy_mev

@@ -16,7 +16,7 @@ from engine.geometry.coordinates import BeamFrame, beam_frame
 from engine.geometry.plan import Beam, Plan
 from engine.geometry.rays import WetMap, trace_field
 from engine.machine.depth_kernels import layer_kernel
-from engine.machine.proton import ProtonMachine
+from engine.machine.ion import IonMachine
 from engine.patient.ct import Calibration, SchneiderCalibration, rsp_volume
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient
@@ -60,7 +60,7 @@ class SpotSettings:
 
 def place_spots(
     patient: Patient,
-    machine: ProtonMachine,
+    machine: IonMachine,
     beams: Sequence[Beam],
     settings: SpotSettings = SpotSettings(),  # noqa: B008 (frozen)
     target: str | None = None,
@@ -72,7 +72,7 @@ def place_spots(
     """
     if not beams:
         raise ValueError("beams is empty; give at least one field.")
-    if not isinstance(machine, ProtonMachine):
+    if not isinstance(machine, IonMachine):
         raise ValueError(
             f"machine={machine.name!r} has no protons; take generic_proton, or place_bixels."
         )
@@ -102,7 +102,7 @@ def place_spots(
 class _Field:
     """One beam's view of the target: points (n,) in the isoplane and at depth, all in mm."""
 
-    machine: ProtonMachine
+    machine: IonMachine
     beam: Beam
     u: np.ndarray
     v: np.ndarray
@@ -186,7 +186,7 @@ class _Field:
 
 
 def _with_shifter(
-    machine: ProtonMachine, beam: Beam, depth, settings: SpotSettings, wet: WetMap,
+    machine: IonMachine, beam: Beam, depth, settings: SpotSettings, wet: WetMap,
     frame: BeamFrame, u, v,
 ) -> Beam:  # fmt: skip
     """The beam with its range shifter chosen and placed an air gap upstream of the first skin."""

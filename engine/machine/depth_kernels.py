@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.machine._kernels import moments_behind
 from engine.machine.commissioning import detour_factor, projected_range_mm
-from engine.machine.proton import ProtonMachine, RangeShifter
+from engine.machine.ion import IonMachine, RangeShifter
 from engine.physics import materials
 from engine.physics.constants import pv_mev
 from engine.physics.materials import WATER, Material
@@ -58,7 +58,7 @@ class LayerKernel:
 
 
 def layer_kernel(
-    machine: ProtonMachine,
+    machine: IonMachine,
     energy_index: int,
     range_shifter: RangeShifter | None = None,
     shifter_exit_mm: float = 0.0,
@@ -86,7 +86,7 @@ def layer_kernel(
 
 
 @lru_cache(maxsize=1024)
-def _bare(machine: ProtonMachine, i: int) -> LayerKernel:
+def _bare(machine: IonMachine, i: int) -> LayerKernel:
     rows = [row[i] for row in _curves(machine)]
     n = _length(rows[0], machine.range_mm[i], machine.depth_step_mm)
     rows = [np.ascontiguousarray(row[:n], dtype=np.float32) for row in rows]
@@ -97,7 +97,7 @@ def _bare(machine: ProtonMachine, i: int) -> LayerKernel:
 
 @lru_cache(maxsize=1024)
 def _shifted(
-    machine: ProtonMachine, i: int, shifter: RangeShifter, exit_mm: float, gap_mm: float
+    machine: IonMachine, i: int, shifter: RangeShifter, exit_mm: float, gap_mm: float
 ) -> LayerKernel:
     dose, core, weight, halo, letd = (
         _behind(row[i], shifter.wet_mm, machine.depth_step_mm) for row in _curves(machine)
@@ -123,7 +123,7 @@ def _shifted(
     return LayerKernel(machine.depth_step_mm, *rows, left_mm, air)
 
 
-def _curves(machine: ProtonMachine) -> tuple[np.ndarray, ...]:
+def _curves(machine: IonMachine) -> tuple[np.ndarray, ...]:
     return (
         machine.depth_dose_mev_cm2_g,
         machine.scatter_variance_mm2,
@@ -149,7 +149,7 @@ def _behind(row: np.ndarray, wet_mm: float, step_mm: float) -> np.ndarray:
     return np.interp(position, np.arange(row.size), row)
 
 
-def _air_variance(machine: ProtonMachine, i: int) -> tuple[float, float, float]:
+def _air_variance(machine: IonMachine, i: int) -> tuple[float, float, float]:
     """σ² in air as a polynomial of the distance from the isocenter."""
     place = float(machine.nozzle_variance_mm2[i])
     cross = float(machine.nozzle_covariance_mm_rad[i])

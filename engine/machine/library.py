@@ -3,8 +3,8 @@
 from functools import lru_cache
 from pathlib import Path
 
+from engine.machine.ion import IonMachine
 from engine.machine.photon import PhotonMachine, generic_photon
-from engine.machine.proton import ProtonMachine
 from engine.machine.tables import read_machine
 
 DATA = Path(__file__).parent / "data"
@@ -18,7 +18,7 @@ def available_machines() -> list[str]:
     return sorted([*COMPUTED, *(path.stem for path in DATA.glob("*.npz"))])
 
 
-def load_machine(name: str | Path) -> ProtonMachine | PhotonMachine:
+def load_machine(name: str | Path) -> IonMachine | PhotonMachine:
     """A machine by name ("generic_proton", "generic_photon") or by the path of its ``.npz``; read
     once a process."""
     if str(name) in COMPUTED:
@@ -37,7 +37,7 @@ def load_machine(name: str | Path) -> ProtonMachine | PhotonMachine:
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path, modified_ns: int) -> ProtonMachine:
+def _read(path: Path, modified_ns: int) -> IonMachine:
     machine = read_machine(path)
     for array in vars(machine).values():
         if hasattr(array, "setflags"):

@@ -16,7 +16,7 @@ from engine.machine.commissioning import (
     range_spread_mm,
 )
 from engine.machine.halo import halo
-from engine.machine.proton import ProtonMachine
+from engine.machine.ion import IonMachine
 from engine.physics.materials import I_WATER_EV, water
 
 ENERGY_LIMITS_MEV = (10.0, 250.0)  # of the nuclear data
@@ -62,7 +62,7 @@ def single_spot_machine(
     i_water_ev: float = I_WATER_EV,
     nuclear: bool = True,
     start_to_isocenter_mm: float | None = None,
-) -> ProtonMachine:
+) -> IonMachine:
     """One "energy" of the machine per kind, in the order given, which must not fall in energy.
 
     Spots start ``start_to_isocenter_mm`` upstream of the isocenter (half the longest range by
@@ -85,7 +85,7 @@ def single_spot_machine(
     sigma = np.array([max(kind.sigma_mm, NARROWEST_MM) for kind in kinds])
     angle = np.array([kind.angle_std_rad for kind in kinds])
     correlation = np.array([kind.correlation for kind in kinds])
-    return ProtonMachine(
+    return IonMachine(
         name="single_spots",
         energy_mev=energy,
         depth_step_mm=DEPTH_STEP_MM,

@@ -1,7 +1,7 @@
 """How a machine's kernels lie in a file: few nodes per energy, dense where the dose turns.
 
 A file holds arrays (n_energies, n_nodes) over depths of their own per energy; reading spreads
-them over the even depths of a ``ProtonMachine``. It may also hold a second Gaussian, ``second_``
+them over the even depths of a ``IonMachine``. It may also hold a second Gaussian, ``second_``
 and the names of ``SecondGaussian`` (n_energies,), and ``virtual_sources_mm`` (2,) of u and v.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from engine.machine.proton import ProtonMachine, RangeShifter, SecondGaussian
+from engine.machine.ion import IonMachine, RangeShifter, SecondGaussian
 
 FORMAT = 1
 DEPTH_STEP_MM = 0.25
@@ -48,7 +48,7 @@ SECOND = (
 SOURCES = "virtual_sources_mm"
 
 
-def read_machine(path: Path) -> ProtonMachine:
+def read_machine(path: Path) -> IonMachine:
     """A machine from its file; the file's name is the machine's."""
     arrays = _arrays(path)
     nodes = arrays["node_depth_mm"].astype(np.float64)
@@ -58,7 +58,7 @@ def read_machine(path: Path) -> ProtonMachine:
     # behind the last node nothing arrives
     curves["depth_dose_mev_cm2_g"][depth[None, :] > nodes[:, -1:]] = 0.0
     shifters = zip(*(arrays[name] for name in SHIFTERS), strict=True)
-    return ProtonMachine(
+    return IonMachine(
         name=path.stem,
         depth_step_mm=DEPTH_STEP_MM,
         range_shifters=tuple(

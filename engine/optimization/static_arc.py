@@ -13,7 +13,7 @@ from engine.dose.quantities import RbeDose
 from engine.geometry.arc import Arc, ArcSettings, arc_geometry
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import NOMINAL
-from engine.machine.proton import ProtonMachine
+from engine.machine.ion import IonMachine
 from engine.optimization.arc import ArcPlanner, TracedLayers, thinned_layers
 from engine.optimization.head_and_neck import head_and_neck_fractions, head_and_neck_objectives
 from engine.optimization.regions import regions_on
@@ -26,7 +26,7 @@ CUTOFF, RING_MM = 0.02, 15.0  # of the doses that layers are ranked by
 
 def static_arc(
     patient: Patient,
-    machine: ProtonMachine,
+    machine: IonMachine,
     arc: Arc,
     n_layers: int,
     settings: ArcSettings = ArcSettings(),  # noqa: B008 (frozen)

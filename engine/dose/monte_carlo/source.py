@@ -10,7 +10,7 @@ from engine.dose.monte_carlo.records import Records
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam, Plan
 from engine.geometry.scenarios import Scenario
-from engine.machine.proton import ProtonMachine
+from engine.machine.ion import IonMachine
 from engine.patient.ct import override_material
 from engine.physics.materials import Material
 
@@ -99,7 +99,7 @@ def beams_of(
     ), tuple(materials[name] for name in names)
 
 
-def devices_of(beam: Beam, machine: ProtonMachine) -> list[Device]:
+def devices_of(beam: Beam, machine: IonMachine) -> list[Device]:
     """Range shifter and aperture of a beam, from upstream to downstream."""
     found = []
     if beam.range_shifter is not None:
@@ -145,7 +145,7 @@ def _block(beam: Beam) -> Device:
     )  # fmt: skip
 
 
-def _check_order(devices: Sequence[Device], beam: Beam, machine: ProtonMachine) -> None:
+def _check_order(devices: Sequence[Device], beam: Beam, machine: IonMachine) -> None:
     """Nothing overlaps, and all lies downstream of where protons start."""
     reached = -machine.nozzle_to_isocenter_mm
     for device in devices:

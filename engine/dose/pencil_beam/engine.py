@@ -21,7 +21,7 @@ from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Plan
 from engine.geometry.rays import along_range_mm, project_voxels, trace_field
 from engine.geometry.scenarios import NOMINAL, Scenario
-from engine.machine.proton import ProtonMachine
+from engine.machine.ion import IonMachine
 from engine.patient.ct import Calibration, SchneiderCalibration, rsp_volume
 from engine.patient.grid import Grid
 from engine.patient.known_medium import KnownMedium
@@ -118,7 +118,7 @@ def _check(plan: Plan, scenario: Scenario, quantities: Sequence[str]) -> None:
     _warn_of_simplified(plan.machine)
 
 
-def _warn_of_simplified(machine: ProtonMachine) -> None:
+def _warn_of_simplified(machine: IonMachine) -> None:
     """Of what the beam model has and this engine leaves out (Python says so once a process)."""
     second, sources = machine.second_gaussian, machine.virtual_sources_mm
     if second is not None and np.any(second.weight > 0.0):

@@ -20,7 +20,7 @@ from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam, Plan
 from engine.geometry.rays import along_range_mm, project_voxels, trace_field
 from engine.geometry.scenarios import NOMINAL, Scenario
-from engine.machine.proton import ProtonMachine
+from engine.machine.ion import IonMachine
 from engine.patient.ct import rsp_volume
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient
@@ -36,7 +36,7 @@ class TracedRows:
     voxel begins and ends along the beam; ``voxels`` (n_rows,) flat indices of ``grid``, ascending.
     """
 
-    machine: ProtonMachine
+    machine: IonMachine
     beams: tuple[Beam, ...]
     grid: Grid
     voxels: np.ndarray
@@ -97,7 +97,7 @@ class TracedRows:
 def trace_rows(
     engine: PencilBeamEngine,
     patient: Patient,
-    machine: ProtonMachine,
+    machine: IonMachine,
     beams: Sequence[Beam],
     grid: Grid,
     voxels: np.ndarray,

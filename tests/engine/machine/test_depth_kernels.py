@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from engine.machine.depth_kernels import layer_kernel
+from engine.machine.ion import RangeShifter
 from engine.machine.library import load_machine
-from engine.machine.proton import RangeShifter
 
 EXIT_MM = -80.0
 

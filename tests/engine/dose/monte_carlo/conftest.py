@@ -8,7 +8,7 @@ import pytest
 from engine.dose.monte_carlo.engine import MonteCarloEngine
 from engine.geometry.plan import Beam, Plan
 from engine.geometry.scenarios import NOMINAL
-from engine.machine.proton import ProtonMachine, SecondGaussian
+from engine.machine.ion import IonMachine, SecondGaussian
 from engine.patient.grid import Grid
 from engine.patient.known_medium import KnownMedium
 from engine.patient.patient import Patient, Structure
@@ -111,7 +111,7 @@ def proton_machine():
     def build(
         energy_mev, std_mev=0.0, sigma_mm=NARROW_MM, angle_rad=0.0, correlation=0.0, second=None,
         **more,
-    ) -> ProtonMachine:  # fmt: skip
+    ) -> IonMachine:  # fmt: skip
         energy = np.atleast_1d(np.asarray(energy_mev, float))
         full, nothing = np.ones(len(energy)), np.zeros((len(energy), 2), np.float32)
         if second is not None:
@@ -120,7 +120,7 @@ def proton_machine():
         settings = dict(
             nozzle_to_isocenter_mm=START_MM, virtual_source_mm=1e9, second_gaussian=second,
         ) | more  # fmt: skip
-        return ProtonMachine(
+        return IonMachine(
             "test", energy, 0 * full, 1.0, nothing, nothing, nothing, nothing, nothing,
             std_mev * full, sigma_mm**2 * full, correlation * sigma_mm * angle_rad * full,
             angle_rad**2 * full, min_spot_weight=0.0, switch_up_s=0.0, switch_down_s=0.0,

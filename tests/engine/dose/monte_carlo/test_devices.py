@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from engine.errors import PhysicsWarning
 from engine.geometry.plan import Aperture
-from engine.machine.proton import RangeShifter
+from engine.machine.ion import RangeShifter
 from engine.patient.tissues import MATERIALS
 from engine.physics.constants import pv_mev
 from engine.physics.materials import relative_stopping_power

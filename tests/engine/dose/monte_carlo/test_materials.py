@@ -10,7 +10,7 @@ from engine.dose.monte_carlo.tables import Processes, physics_tables
 from engine.errors import PhysicsWarning
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import NOMINAL, Scenario
-from engine.machine.proton import RangeShifter
+from engine.machine.ion import RangeShifter
 from engine.patient.ct import RspCurve, SchneiderCalibration
 from engine.patient.grid import Grid
 from engine.patient.known_medium import KnownMedium

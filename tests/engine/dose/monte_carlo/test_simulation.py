@@ -7,7 +7,7 @@ from engine import parallel
 from engine.dose.monte_carlo._histories import GROUP
 from engine.errors import PhysicsWarning
 from engine.geometry.plan import Aperture, Plan
-from engine.machine.proton import RangeShifter
+from engine.machine.ion import RangeShifter
 from engine.patient.tissues import MATERIALS
 
 

@@ -16,7 +16,7 @@ from engine.geometry.scenarios import NOMINAL, Scenario
 from engine.geometry.single_spots import SingleSpot, plan_of
 from engine.geometry.spots import SpotSettings, place_spots
 from engine.machine.depth_kernels import layer_kernel
-from engine.machine.proton import SecondGaussian
+from engine.machine.ion import SecondGaussian
 from engine.machine.single_spots import SpotKind
 from engine.patient.ct import rsp_volume
 from engine.patient.grid import Grid

@@ -1,13 +1,33 @@
-"""What a proton clinic can deliver: energies, kernels in water, phase space and limits."""
+"""What an ion clinic can deliver: energies, kernels in water, phase space and limits.
+
+Energies are per nucleon, counts are of the ions that leave the nozzle.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 
+@dataclass(frozen=True, eq=False)
+class IonSpectra:
+    """Which ions give the dose, and at what energies, over depth in water.
+
+    ``charge`` (n_species,) are atomic numbers, ascending; ``energy_mev`` (n_bins,) per nucleon,
+    ascending, evenly spaced in the logarithm: a value between two bins is shared between them
+    linearly in log energy. ``depth_mm`` (n_energies, n_nodes) are depths per beam energy, and
+    ``dose_share`` (n_energies, n_nodes, n_species, n_bins) the share of the planar-integrated dose
+    there, of sum 1 at every node.
+    """
+
+    charge: np.ndarray
+    energy_mev: np.ndarray
+    depth_mm: np.ndarray
+    dose_share: np.ndarray
+
+
 @dataclass(frozen=True)
 class RangeShifter:
-    """A slab before the patient that shortens the range of every proton.
+    """A slab before the patient that shortens the range of every ion.
 
     ``thickness_mm`` is geometric, ``wet_mm`` water equivalent; scattering uses the material.
     """
@@ -22,7 +42,7 @@ class RangeShifter:
 class SecondGaussian:
     """A wide part of the spots in air, from scattering in the nozzle; arrays (n_energies,).
 
-    ``weight`` is its share of the protons, 0 … 1; moments as the machine's at the nozzle exit.
+    ``weight`` is its share of the ions, 0 … 1; moments as the machine's at the nozzle exit.
     """
 
     weight: np.ndarray
@@ -32,17 +52,19 @@ class SecondGaussian:
 
 
 @dataclass(frozen=True, eq=False)
-class ProtonMachine:
+class IonMachine:
     """One beam model. Arrays over energies are (n_energies,), kernels (n_energies, n_depths).
 
     Kernels are of a pencil of zero width in water at depths ``depth_step_mm * arange(n_depths)``:
-    the planar-integrated dose to water per proton, and the lateral spread as a core Gaussian
+    the planar-integrated dose to water per ion, and the lateral spread as a core Gaussian
     (multiple scattering alone) plus a halo Gaussian of weight ``halo_weight`` (0 … 1, share of the
     integral dose) and variance ``halo_variance_mm2`` (which contains the core's).
     Phase space: per-axis moments of position and angle at the nozzle exit,
     ``nozzle_to_isocenter_mm`` upstream of the isocenter; mean of the two axes (round beams).
     ``virtual_sources_mm`` are the distances of the two scanning axes u and v where they differ;
     ``virtual_source_mm`` is then their mean, which engines without two sources use.
+    ``charge`` and ``mass_number`` are the ion's; ``spectra`` are there for ions whose biological
+    effect is modelled.
     """
 
     name: str
@@ -60,12 +82,15 @@ class ProtonMachine:
     nozzle_angle_variance_rad2: np.ndarray
     nozzle_to_isocenter_mm: float
     virtual_source_mm: float  # distance from the virtual source to the isocenter
-    min_spot_weight: float  # protons per fraction
+    min_spot_weight: float  # ions per fraction
     switch_up_s: float
     switch_down_s: float
     range_shifters: tuple[RangeShifter, ...] = ()
     second_gaussian: SecondGaussian | None = None
     virtual_sources_mm: tuple[float, float] | None = None
+    charge: int = 1
+    mass_number: int = 1
+    spectra: IonSpectra | None = None
 
     def energy_index(self, energy_mev: float) -> int:
         """Index of the deliverable energy nearest to a wish; refuses what lies outside."""
