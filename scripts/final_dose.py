@@ -58,8 +58,8 @@ def of_matrix(influence: InfluenceMatrix, weights: np.ndarray, quantity: Quantit
     """The matrix times the weights."""
     beams = range(influence.n_beams)
     return PlanDose(
-        quantity.value(influence.dose(weights)),
-        np.stack([quantity.value(influence.dose(weights, beam=b)) for b in beams]),
+        quantity.value(quantity.of_fraction(influence, weights)),
+        np.stack([quantity.value(quantity.of_fraction(influence, weights, b)) for b in beams]),
     )
 
 
@@ -99,7 +99,7 @@ def against_matrix(
     """How far the dose that was optimized lies from the final one (n_rows,) in Gy (RBE): gamma pass
     rates in percent, global, above 10 %; mean difference above half the maximum, in percent of it.
     """
-    optimized = quantity.value(rows.dose(weights))
+    optimized = quantity.value(quantity.of_fraction(rows, weights))
     volumes = rows.volume(total_gy), rows.volume(optimized)
     rates = {
         f"gamma_{percent:g}_{mm:g}_10": gamma_3d(*volumes, rows.grid, percent, mm).pass_rate_percent

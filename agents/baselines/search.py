@@ -140,7 +140,7 @@ def _row_features(state: State) -> np.ndarray:
     case = state.case
     solver = LBFGSB(max_evaluations=CONVERGED_EVALUATIONS, tolerance=1e-6)
     converged = solver.solve(case.problem, state.weights).weights
-    _, slope = case.problem.penalty_by_row(case.influence.dose(converged))
+    _, slope = case.problem.penalty_by_row(case.problem.fraction_dose(converged))
     return np.stack(
         [
             np.log(state.pull + LEAST_PULL),

@@ -3,15 +3,20 @@
 Row r, beam b owns the chunks ``start[r·B + b] … start[r·B + b + 1] − 1``; a chunk covers the
 eight places ``base[b] + column … + 7``, with ``base`` (n_beams + 1,). Row blocks are cut
 beforehand, so sums across blocks have a fixed order.
+
+Chunk c may have two 16-bit factors, ``factors[2c]`` (α) and ``factors[2c + 1]`` (√β), relative to
+``factor_scale`` (2,): the dose of its spots times them are the linear parts of the biological
+effect ε = A + B², A = Σ α·dose and B = Σ √β·dose.
 """
 
 import numpy as np
 from numba import njit
 
-from engine.dose._simd import chunks_add, chunks_dot
+from engine.dose._simd import chunks_add, chunks_add_effects, chunks_dot, chunks_dot_effects
 
 OPTIONS = dict(cache=True, nogil=True, error_model="numpy")
 ONE = np.uint64(1)
+TWO = np.uint64(2)
 LANES = np.uint64(8)
 
 
@@ -109,6 +114,126 @@ def penalties_block(
                 for beam in range(n_beams):
                     k = row * n_beams + beam
                     chunks_add(values, columns, start[k], start[k + ONE], g, goal, base[beam])
+
+
+@njit(**OPTIONS)
+def products_block(
+    block, cuts, start, columns, values, factors, factor_scale, base, first_beam, last_beam,
+    weights, products,
+):  # fmt: skip
+    """Dose, α·dose and √β·dose of the rows of one block, into products (3, n_rows)."""
+    n_beams = np.uint64(len(base) - 1)
+    for row in range(cuts[block], cuts[block + 1]):
+        dose, a, b = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        for beam in range(first_beam, last_beam):
+            k = row * n_beams + beam
+            d1, a1, b1 = chunks_dot_effects(
+                values, columns, factors, start[k], start[k + ONE], weights, base[beam]
+            )
+            dose += d1
+            a += a1
+            b += b1
+        products[0, row] = dose
+        products[1, row] = a * factor_scale[0]
+        products[2, row] = b * factor_scale[1]
+
+
+@njit(**OPTIONS)
+def products_adjoint_block(
+    block, cuts, start, columns, values, factors, factor_scale, base, first_beam, last_beam,
+    row_gradient, partial,
+):  # fmt: skip
+    """Σ rows of the block: gradients (3, n_rows) by the products, in ``partial[block]``."""
+    n_beams = np.uint64(len(base) - 1)
+    mine = partial[block]
+    mine[:] = np.float32(0.0)
+    for row in range(cuts[block], cuts[block + 1]):
+        g, ga, gb = (
+            row_gradient[0, row], row_gradient[1, row] * factor_scale[0],
+            row_gradient[2, row] * factor_scale[1],
+        )  # fmt: skip
+        if g == np.float32(0.0) and ga == np.float32(0.0) and gb == np.float32(0.0):
+            continue
+        for beam in range(first_beam, last_beam):
+            k = row * n_beams + beam
+            chunks_add_effects(
+                values, columns, factors, start[k], start[k + ONE], g, ga, gb, mine, base[beam]
+            )
+
+
+@njit(**OPTIONS)
+def effect_penalty_block(
+    block, cuts, start, columns, values, factors, factor_scale, base, weights, photons,
+    first_row, term_start, level, term_weight, side, value, partial,
+):  # fmt: skip
+    """As ``penalty_block``, of the photon dose of equal effect; levels are of that dose.
+
+    ``photons`` is (α, β, threshold dose, effect at it, slope beyond it).
+    """
+    n_beams = np.uint64(len(base) - 1)
+    mine = partial[block]
+    mine[:] = np.float32(0.0)
+    total = 0.0
+    for row in range(cuts[block], cuts[block + 1]):
+        term_row = row - first_row[block]
+        first, last = term_start[term_row], term_start[term_row + ONE]
+        if first == last:
+            continue
+        a, b = np.float32(0.0), np.float32(0.0)
+        for beam in range(n_beams):
+            k = row * n_beams + beam
+            _, a1, b1 = chunks_dot_effects(
+                values, columns, factors, start[k], start[k + ONE], weights, base[beam]
+            )
+            a += a1
+            b += b1
+        a *= factor_scale[0]
+        b *= factor_scale[1]
+        effect = max(a + b * b, np.float32(0.0))
+        if effect <= photons[3]:
+            root = np.sqrt(photons[0] * photons[0] + np.float32(4.0) * photons[1] * effect)
+            dose, slope = np.float32(2.0) * effect / (photons[0] + root), np.float32(1.0) / root
+        else:
+            dose = photons[2] + (effect - photons[3]) / photons[4]
+            slope = np.float32(1.0) / photons[4]
+        g = np.float32(0.0)
+        for t in range(first, last):
+            excess = side[t] * (dose - level[t])
+            if excess > np.float32(0.0):
+                total += np.float64(term_weight[t]) * np.float64(excess) * np.float64(excess)
+                g += np.float32(2.0) * term_weight[t] * excess * side[t]
+        if g != np.float32(0.0):
+            ga = g * slope * factor_scale[0]
+            gb = g * slope * np.float32(2.0) * b * factor_scale[1]
+            for beam in range(n_beams):
+                k = row * n_beams + beam
+                chunks_add_effects(
+                    values, columns, factors, start[k], start[k + ONE], np.float32(0.0), ga, gb,
+                    mine, base[beam],
+                )  # fmt: skip
+    value[block] = total
+
+
+@njit(**OPTIONS)
+def copy_row_factors_block(
+    block, cuts, rows, n_beams, start, factors, new_n_beams, first_beam, new_start, new_factors
+):
+    """The factors that go with the chunks that ``copy_rows_block`` copies."""
+    for i in range(cuts[block], cuts[block + 1]):
+        source = start[np.uint64(rows[i]) * n_beams]
+        goal = new_start[i * new_n_beams + first_beam]
+        n = np.uint64(start[(np.uint64(rows[i]) + ONE) * n_beams] - source)
+        for c in range(n * TWO):
+            new_factors[goal * TWO + c] = factors[source * TWO + c]
+
+
+@njit(**OPTIONS)
+def copy_segment_factors_block(block, cuts, n_beams, source, factors, new_start, new_factors):
+    """The factors that go with the chunks that ``copy_segments_block`` copies."""
+    for k in range(cuts[block] * n_beams, cuts[block + 1] * n_beams):
+        goal, old = new_start[k], source[k]
+        for c in range((new_start[k + ONE] - goal) * TWO):
+            new_factors[goal * TWO + c] = factors[old * TWO + c]
 
 
 @njit(**OPTIONS)

@@ -6,13 +6,16 @@ relative to the spot's scale: 2.25 bytes a slot, relative rounding below 1e-3 do
 spot's maximum. Both products then run over eight contiguous floats at a time, and a voxel mask is
 a copy of whole rows.
 
+Dose of other units of effect rides on the same pattern: a chunk lies in one layer and one voxel, so
+one α and one √β, 16 bits each, stand for its eight spots (2.75 bytes a slot in all).
+
 Columns are places in a padded order in which chunks of different raster lines do not overlap:
 adding to eight floats of which some were just written, and some not, stalls the processor for
 longer than all the rest of a chunk takes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +30,8 @@ MAX_PLACES_PER_BEAM = 65_535 - LANES
 ROOT_MAX = 65_535.0  # largest 16-bit root
 MAX_BLOCKS = 8  # fixed, so that sums do not depend on the number of threads
 CHUNKS_PER_BLOCK = 100_000  # below this a block is not worth a thread
+PRODUCTS = ("dose", "alpha_dose", "sqrt_beta_dose")  # what a matrix with factors answers
+FACTOR_MAX = 65_535.0  # largest 16-bit factor
 WHOLE = np.zeros(MAX_BLOCKS, np.uint64)  # the row of the matrix that has a penalty's first terms
 
 
@@ -63,6 +68,9 @@ class InfluenceMatrix:
 
     ``voxels`` (n_rows,) are ascending flat indices into the grid. Build one with an engine, or
     with ``from_dense`` in tests. Weights are particles per fraction, doses Gy per fraction.
+
+    With ``factors`` every chunk also has the dose-weighted α in 1/Gy and √β in 1/Gy of its spots,
+    for the biological effect; see ``products``.
     """
 
     grid: Grid
@@ -73,6 +81,10 @@ class InfluenceMatrix:
     values: np.ndarray  # (n_chunks · 8,) uint16
     scale: np.ndarray  # (n_spots,) float32, Gy per particle at root 1
     place: np.ndarray  # (n_spots,) uint16, of every spot within its beam, ascending
+    # (2 · n_chunks,) uint16, α and √β of every chunk in units of factor_scale (2,); both empty
+    # where the matrix answers physical dose alone
+    factors: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))
+    factor_scale: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @classmethod
     def from_columns(
@@ -135,6 +147,7 @@ class InfluenceMatrix:
             first.grid, first.voxels, np.concatenate([[0], np.cumsum(widths)]), start,
             np.empty(int(start[-1]), np.uint16), np.empty(int(start[-1]) * LANES, np.uint16),
             np.concatenate([p.scale for p in parts]), np.concatenate([p.place for p in parts]),
+            *_common_factors(parts),
         )  # fmt: skip
         rows, beam = np.arange(first.n_rows, dtype=np.uint32), 0
         for part in parts:
@@ -160,9 +173,12 @@ class InfluenceMatrix:
             first.grid, np.concatenate([p.voxels for p in parts]), first.beam_starts,
             np.concatenate([*starts, n_chunks[-1:]]), np.concatenate([p.columns for p in parts]),
             np.empty(int(n_chunks[-1]) * LANES, np.uint16), scale, first.place,
+            *_common_factors(parts),
         )  # fmt: skip
         for part, a, b in zip(parts, n_chunks, n_chunks[1:]):
             part._write_rescaled(scale, whole.values[int(a) * LANES : int(b) * LANES])
+            if part.has_effects:
+                whole.factors[2 * int(a) : 2 * int(b)] = part.factors
         return whole
 
     @property
@@ -184,7 +200,8 @@ class InfluenceMatrix:
     @property
     def nbytes(self) -> int:
         """Bytes held, indices included."""
-        arrays = (self.voxels, self.start, self.columns, self.values, self.scale, self.place)
+        arrays = (self.voxels, self.start, self.columns, self.values, self.scale, self.place,
+                  self.factors)  # fmt: skip
         return sum(a.nbytes for a in arrays)
 
     def dose(self, weights: np.ndarray, beam: int | None = None) -> np.ndarray:
@@ -197,6 +214,40 @@ class InfluenceMatrix:
             self._base, first, last, padded, dose,
         )  # fmt: skip
         return dose
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether it answers α·dose and √β·dose besides dose."""
+        return len(self.factor_scale) == 2
+
+    def products(self, weights: np.ndarray, beam: int | None = None) -> np.ndarray:
+        """Dose in Gy, α·dose and √β·dose of one fraction, (3, n_rows) float32: see PRODUCTS.
+
+        The effect of ions on cells is ε = α·dose + (√β·dose)², −ln of their survival.
+        """
+        self._require_effects()
+        padded = self._padded_weights(weights)
+        products = np.empty((3, self.n_rows), np.float32)
+        run_blocks(
+            kernels.products_block, self._n_blocks, self._cuts, *self._effect_arrays,
+            *self._beam_range(beam), padded, products,
+        )  # fmt: skip
+        return products
+
+    def products_adjoint(self, row_gradient: np.ndarray, beam: int | None = None) -> np.ndarray:
+        """The transposed product of ``products``: (3, n_rows) → (n_spots,) float32."""
+        self._require_effects()
+        row_gradient = np.ascontiguousarray(row_gradient, dtype=np.float32)
+        if row_gradient.shape != (3, self.n_rows):
+            raise ValueError(
+                f"row_gradient has shape {row_gradient.shape}; products have (3, {self.n_rows})."
+            )
+        partial = self._partial()
+        run_blocks(
+            kernels.products_adjoint_block, self._n_blocks, self._cuts, *self._effect_arrays,
+            *self._beam_range(beam), row_gradient, partial,
+        )  # fmt: skip
+        return self._gradient(partial)
 
     def __matmul__(self, weights: np.ndarray) -> np.ndarray:
         return self.dose(weights)
@@ -216,35 +267,42 @@ class InfluenceMatrix:
         )  # fmt: skip
         return self._gradient(partial)
 
-    def penalty(self, weights: np.ndarray, rows: RowPenalty) -> tuple[float, np.ndarray]:
-        """Value and gradient (n_spots,) float32 of a row penalty, in one pass over the matrix."""
+    def penalty(
+        self, weights: np.ndarray, rows: RowPenalty, photons: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray]:
+        """Value and gradient (n_spots,) float32 of a row penalty, in one pass over the matrix.
+
+        With ``photons`` the penalty is of the photon dose of equal effect, ``PhotonCurve.array``.
+        """
         if len(rows.start) != self.n_rows + 1:
             raise ValueError(f"rows covers {len(rows.start) - 1} rows, the matrix {self.n_rows}.")
         padded = self._padded_weights(weights)
         partial, value = self._partial(), np.zeros(self._n_blocks)
+        kernel, arrays = self._penalty_kernel(padded, photons)
         run_blocks(
-            kernels.penalty_block, self._n_blocks, self._cuts, self.start, self.columns,
-            self.values, self._base, padded, WHOLE, rows.start, rows.level, rows.weight, rows.side,
-            value, partial,
+            kernel, self._n_blocks, self._cuts, *arrays, WHOLE, rows.start, rows.level,
+            rows.weight, rows.side, value, partial,
         )  # fmt: skip
         return float(value.sum()), self._gradient(partial)
 
     def penalty_by_part(
-        self, weights: np.ndarray, rows: RowPenalty, part_rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, weights: np.ndarray, rows: RowPenalty, part_rows: np.ndarray,
+        photons: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Values (n_parts,) float64 and gradients (n_parts, n_spots) float32 of a row penalty on
         each part of a stacked matrix, in one pass over it.
 
         Part s has the rows ``part_rows[s]`` … ``part_rows[s + 1] − 1``, (n_parts + 1,). ``rows``
         covers all rows, or those of one part, if all are equally long: the same in every scenario.
+        ``photons`` as in ``penalty``.
         """
         cuts, block_of, first_row = self._part_layout(np.asarray(part_rows, np.int64), rows)
         padded, n_blocks = self._padded_weights(weights), len(cuts) - 1
         partial, value = np.empty((n_blocks, self._n_places), np.float32), np.zeros(n_blocks)
+        kernel, arrays = self._penalty_kernel(padded, photons)
         run_blocks(
-            kernels.penalty_block, n_blocks, cuts, self.start, self.columns, self.values,
-            self._base, padded, first_row, rows.start, rows.level, rows.weight, rows.side,
-            value, partial,
+            kernel, n_blocks, cuts, *arrays, first_row, rows.start, rows.level, rows.weight,
+            rows.side, value, partial,
         )  # fmt: skip
         gradient = np.empty((len(block_of) - 1, self.n_spots), np.float32)
         for part, (a, b) in enumerate(zip(block_of, block_of[1:])):
@@ -252,10 +310,14 @@ class InfluenceMatrix:
         return np.add.reduceat(value, block_of[:-1]), gradient
 
     def penalties(
-        self, weights: np.ndarray, rows: RowPenalty
+        self, weights: np.ndarray, rows: RowPenalty, photons: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Values (n_sets,) float64 and gradients (n_sets, n_spots) float32 of a row penalty for
-        several weights (n_sets, n_spots), in one pass over the matrix."""
+        several weights (n_sets, n_spots), in one pass over the matrix (with ``photons`` in one
+        each)."""
+        if photons is not None:
+            found = [self.penalty(w, rows, photons) for w in weights]
+            return np.array([v for v, _ in found]), np.stack([g for _, g in found])
         if len(rows.start) != self.n_rows + 1:
             raise ValueError(f"rows covers {len(rows.start) - 1} rows, the matrix {self.n_rows}.")
         padded = np.stack([self._padded_weights(w) for w in weights])
@@ -286,8 +348,9 @@ class InfluenceMatrix:
         columns = np.empty(int(n_chunks), np.uint16)
         values = np.empty(int(n_chunks) * LANES, np.uint16)
         copy = replace(
-            self, voxels=self.voxels[picked], start=start, columns=columns, values=values
-        )
+            self, voxels=self.voxels[picked], start=start, columns=columns, values=values,
+            factors=self._empty_factors(int(n_chunks)),
+        )  # fmt: skip
         self._copy_into(copy, picked, 0)
         return copy
 
@@ -309,11 +372,17 @@ class InfluenceMatrix:
             values=np.empty(n_chunks * LANES, np.uint16),
             scale=np.concatenate([self.scale[s] for s in spots]),
             place=np.concatenate([self.place[s] for s in spots]),
+            factors=self._empty_factors(n_chunks),
         )  # fmt: skip
+        layout = (copy._n_blocks, copy._cuts, np.uint64(len(chosen)), source)
         run_blocks(
-            kernels.copy_segments_block, copy._n_blocks, copy._cuts, np.uint64(len(chosen)),
-            source, self.columns, self.values, start, copy.columns, copy.values,
+            kernels.copy_segments_block, *layout, self.columns, self.values, start, copy.columns,
+            copy.values,
         )  # fmt: skip
+        if self.has_effects:
+            run_blocks(
+                kernels.copy_segment_factors_block, *layout, self.factors, start, copy.factors
+            )
         return copy
 
     @cached_property
@@ -379,6 +448,37 @@ class InfluenceMatrix:
             self.start, self.columns, self.values, np.uint64(other.n_beams), np.uint64(beam),
             other.start, other.columns, other.values,
         )  # fmt: skip
+        if self.has_effects:
+            run_blocks(
+                kernels.copy_row_factors_block, other._n_blocks, other._cuts, rows,
+                np.uint64(self.n_beams), self.start, self.factors, np.uint64(other.n_beams),
+                np.uint64(beam), other.start, other.factors,
+            )  # fmt: skip
+
+    def _empty_factors(self, n_chunks: int) -> np.ndarray:
+        return np.empty(2 * n_chunks if self.has_effects else 0, np.uint16)
+
+    @property
+    def _effect_arrays(self) -> tuple[np.ndarray, ...]:
+        return (
+            self.start, self.columns, self.values, self.factors, self.factor_scale, self._base
+        )  # fmt: skip
+
+    def _penalty_kernel(self, padded: np.ndarray, photons: np.ndarray | None):
+        """The kernel of a row penalty and the arrays that come before the penalty's own."""
+        if photons is None:
+            return kernels.penalty_block, (
+                self.start, self.columns, self.values, self._base, padded
+            )  # fmt: skip
+        self._require_effects()
+        return kernels.effect_penalty_block, (*self._effect_arrays, padded, photons)
+
+    def _require_effects(self) -> None:
+        if not self.has_effects:
+            raise ValueError(
+                "the influence matrix has physical dose alone; compute it with an engine that has "
+                "a biological model, and quantities " + f"{PRODUCTS}."
+            )
 
     def _largest_roots(self) -> np.ndarray:
         """Largest root of every spot, (n_spots,) uint16; 0 where it reaches no row."""
@@ -535,6 +635,17 @@ def _common_scale(parts: "Sequence[InfluenceMatrix]") -> np.ndarray:
     # a spot that reaches no row may have any scale: it must not coarsen the others'
     largest = np.where(reaches, scales, 0.0).max(axis=0)
     return np.where(reaches.any(axis=0), largest, scales.max(axis=0)).astype(np.float32)
+
+
+def _common_factors(parts: "Sequence[InfluenceMatrix]") -> tuple[np.ndarray, np.ndarray]:
+    """Room for the factors of all parts, and their scale; both empty where they have none."""
+    scales = [p.factor_scale for p in parts]
+    if any(not np.array_equal(scale, scales[0]) for scale in scales):
+        raise ValueError(
+            "parts differ in their biological factors; compute all with the same model."
+        )
+    n = sum(len(p.factors) for p in parts)
+    return np.empty(n, np.uint16), scales[0]
 
 
 def _check_part_rows(part_rows: np.ndarray, n_rows: int, n_penalty_rows: int) -> None:

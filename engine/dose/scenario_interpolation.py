@@ -22,6 +22,7 @@ from scipy.sparse import csr_array
 
 from engine.dose.engine import DoseEngine
 from engine.dose.influence import InfluenceMatrix, RowPenalty
+from engine.dose.quantities import Quantity
 from engine.errors import PhysicsWarning
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Plan
@@ -91,9 +92,19 @@ class MappedInfluence:
         """The transposed product, (n_spots,) float32."""
         return self.gathered(self.extended.adjoint(row_gradient, beam))
 
-    def penalty(self, weights: np.ndarray, rows: RowPenalty) -> tuple[float, np.ndarray]:
+    def products(self, weights: np.ndarray, beam: int | None = None) -> np.ndarray:
+        """As ``InfluenceMatrix.products``, (3, n_rows) float32."""
+        return self.extended.products(self.spread_out(weights), beam)
+
+    def products_adjoint(self, row_gradient: np.ndarray, beam: int | None = None) -> np.ndarray:
+        """Their transposed product, (n_spots,) float32."""
+        return self.gathered(self.extended.products_adjoint(row_gradient, beam))
+
+    def penalty(
+        self, weights: np.ndarray, rows: RowPenalty, photons: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray]:
         """Value and gradient (n_spots,) float32 of a row penalty."""
-        value, gradient = self.extended.penalty(self.spread_out(weights), rows)
+        value, gradient = self.extended.penalty(self.spread_out(weights), rows, photons)
         return value, self.gathered(gradient)
 
     def rows(self, chosen: np.ndarray) -> "MappedInfluence":
@@ -168,10 +179,23 @@ class InterpolatedScenarios:
         parts = zip(self.scenarios, row_gradient, strict=True)
         return np.sum([scenario.adjoint(rows) for scenario, rows in parts], axis=0)
 
-    def penalties(self, weights: np.ndarray, rows: RowPenalty) -> tuple[np.ndarray, np.ndarray]:
+    def fraction_dose(self, weights: np.ndarray, quantity: Quantity) -> np.ndarray:
+        """Dose of one fraction as the quantity counts it, (S, n_rows) float32."""
+        return np.stack([quantity.of_fraction(s, weights) for s in self.scenarios])
+
+    def pulled_back(
+        self, weights: np.ndarray, gradient: np.ndarray, quantity: Quantity
+    ) -> np.ndarray:
+        """df/d(weights) (n_spots,) float32 from df/d(quantity) (S, n_rows)."""
+        parts = zip(self.scenarios, gradient, strict=True)
+        return np.sum([quantity.pulled_back(s, weights, rows) for s, rows in parts], axis=0)
+
+    def penalties(
+        self, weights: np.ndarray, rows: RowPenalty, photons: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Values (S,) of a penalty on the rows of one scenario, and gradients (S, n_spots)."""
         spread = np.stack([scenario.spread_out(weights) for scenario in self.scenarios])
-        values, gradients = self.extended.penalties(spread, rows)
+        values, gradients = self.extended.penalties(spread, rows, photons)
         parts = zip(self.scenarios, gradients)
         return values, np.stack([scenario.gathered(gradient) for scenario, gradient in parts])
 

@@ -98,7 +98,7 @@ class ArcPlan:
     chosen: np.ndarray  # (G, E) bool
     weights: np.ndarray  # (n_spots,) particles per fraction, spots as ArcGeometry.plan has them
     values: np.ndarray  # (S,) the objective
-    dose_gy: np.ndarray  # (S, n_rows) physical, of one fraction
+    dose_gy: np.ndarray  # (S, n_rows) of one fraction, as the quantity counts it
     n_nonzeros: int
     n_evaluations: int
 
@@ -133,7 +133,7 @@ class ArcPlanner:
         start = problem.initial_weights() if start is None else start
         solver = LBFGSB(max_evaluations=evaluations or self.evaluations, tolerance=0.0)
         solution = solve_worst_case(problem, solver, start, SHARPNESS)
-        dose = influence.dose(solution.weights).reshape(-1, self.source.n_rows)
+        dose = problem.doses.fraction_dose(solution.weights, self.quantity)
         return ArcPlan(
             chosen, solution.weights, problem.values(solution.weights), dose,
             influence.n_nonzeros, solution.n_evaluations,

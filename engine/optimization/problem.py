@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.optimize import brentq
 
 from engine.dose.influence import InfluenceMatrix, RowPenalty
 from engine.dose.quantities import Quantity
@@ -81,14 +82,12 @@ class PlanningProblem:
     @cached_property
     def fused(self) -> bool:
         """Whether one pass over the matrix answers value and gradient."""
-        return hasattr(self.quantity, "scale") and all(
-            isinstance(o, SeparableObjective) and o.beam is None for o in self.objectives
-        )
+        return all(isinstance(o, SeparableObjective) and o.beam is None for o in self.objectives)
 
     def evaluate(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient by the weights, (n_spots,) float32 per particle."""
         if self.fused:
-            return self.influence.penalty(weights, self._terms.penalty)
+            return self.influence.penalty(weights, self._terms.penalty, self.quantity.photons)
         return self._evaluate_by_products(weights)
 
     @cached_property
@@ -96,11 +95,11 @@ class PlanningProblem:
         """Particles (n_spots,) float32 that make every spot count alike: a solver's unit.
 
         1/√h with h = 2 Dᵀ(W ∘ D1), the separable bound on the curvature of the squares that drive
-        the dose. It depends on no weights; masked problems inherit it.
+        the dose. It depends on no weights; masked problems inherit it. Where dose is no linear
+        product, D is its derivative at the initial weights.
         """
-        ones = np.ones(self.n_spots, np.float32)
         row_weight = self._row_curvature().astype(np.float32)
-        bound = self.influence.adjoint(row_weight * self.influence.dose(ones)).astype(np.float64)
+        bound = self._curvature_bound(row_weight).astype(np.float64)
         top = bound.max(initial=0.0)
         if not top > 0:
             raise ValueError("no spot reaches a voxel with an objective; nothing can be optimized.")
@@ -108,12 +107,17 @@ class PlanningProblem:
 
     # ------------------------------------------------------------------ looking at a plan
 
+    def fraction_dose(self, weights: np.ndarray, beam: int | None = None) -> np.ndarray:
+        """Dose of one fraction (n_rows,) float32 in Gy as the quantity counts it: physical, or
+        the photon dose of equal effect."""
+        return self.quantity.of_fraction(self.influence, weights, beam)
+
     def value_of_dose(self, dose_gy: np.ndarray) -> float:
-        """The objective of a physical dose of one fraction (n_rows,) in Gy."""
+        """The objective of a dose of one fraction (n_rows,) in Gy, as ``fraction_dose``."""
         return float(self.terms_of_dose(dose_gy).sum())
 
     def terms_of_dose(self, dose_gy: np.ndarray) -> np.ndarray:
-        """Each objective's share (weight · value) of a physical dose, (n_objectives,) float64."""
+        """Each objective's share (weight · value) of a dose of one fraction, (n_objectives,)."""
         dose_gy = self._checked_dose(dose_gy)
         if self.fused:
             return self._terms.by_objective(dose_gy, len(self.objectives))
@@ -124,12 +128,13 @@ class PlanningProblem:
     def terms_by_objective(self, weights: np.ndarray) -> np.ndarray:
         """Each objective's share (weight · value), in their order, (n_objectives,) float64."""
         if self.fused:
-            return self.terms_of_dose(self.influence.dose(weights))
-        dose = {beam: self.influence.dose(weights, beam=beam) for beam in self._beams()}
+            return self.terms_of_dose(self.fraction_dose(weights))
+        dose = {beam: self.fraction_dose(weights, beam) for beam in self._beams()}
         return np.array([self._share(o, dose[o.beam]) for o in self.objectives])
 
     def penalty_by_row(self, dose_gy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Each row's share of the objective and its derivative by the row's dose, both (n_rows,).
+        """Each row's share of the objective and its derivative by the row's dose of one fraction,
+        both (n_rows,).
 
         Local credit of a dose, for separable problems.
         """
@@ -252,36 +257,47 @@ class PlanningProblem:
     def _beams(self) -> list[int | None]:
         return list(dict.fromkeys(o.beam for o in self.objectives))
 
-    def _share(self, objective: Objective, physical_gy: np.ndarray) -> float:
+    def _share(self, objective: Objective, fraction_gy: np.ndarray) -> float:
         region = self.structures[objective.structure]
-        dose = self.quantity.value(physical_gy)[region.rows]
+        dose = self.quantity.value(fraction_gy)[region.rows]
         return objective.weight * objective.value(dose, region.volume, region.distance_mm)
 
     def _evaluate_by_products(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = 0.0, np.zeros(self.n_spots)
         for beam in self._beams():
-            physical = self.influence.dose(weights, beam=beam)
-            dose, row_gradient = self.quantity.value(physical), np.zeros(len(physical))
+            dose = self.quantity.value(self.fraction_dose(weights, beam))
+            row_gradient = np.zeros(len(dose))
             for objective in (o for o in self.objectives if o.beam == beam):
                 region = self.structures[objective.structure]
                 where = (dose[region.rows], region.volume, region.distance_mm)
                 value += objective.weight * objective.value(*where)
                 row_gradient[region.rows] += objective.weight * objective.gradient(*where)
-            pulled = self.quantity.pullback(physical, row_gradient).astype(np.float32)
-            gradient += self.influence.adjoint(pulled, beam=beam)
+            gradient += self.quantity.pulled_back(self.influence, weights, row_gradient, beam)
         return value, gradient.astype(np.float32)
 
     def _driving(self) -> list[Objective]:
         return [o for o in self.objectives if o.asks_for_dose and o.weight > 0]
 
     def _row_curvature(self) -> np.ndarray:
-        """Half the second derivative by the physical dose of the squares that drive the dose."""
-        curvature, scale = np.zeros(self.influence.n_rows), getattr(self.quantity, "scale", 1.0)
+        """Half the second derivative by the fraction's dose of the squares that drive the dose."""
+        curvature, scale = np.zeros(self.influence.n_rows), self.quantity.scale
         for objective in self._driving() or self.objectives:
             region = self.structures[objective.structure]
             level = getattr(objective, "level_gy", None) or objective.high_gy
             curvature[region.rows] += 2.0 * objective.weight * region.volume * (scale / level) ** 2
         return curvature
+
+
+    def _curvature_bound(self, row_weight: np.ndarray) -> np.ndarray:
+        """Dᵀ(W ∘ D1), (n_spots,)."""
+        ones = np.ones(self.n_spots, np.float32)
+        if self.quantity.photons is None:
+            return self.influence.adjoint(row_weight * self.influence.dose(ones))
+        start = initial_weights(self)
+        unit = np.full(self.influence.n_rows, 1.0 / self.quantity.scale, np.float32)
+        slopes = self.quantity.slopes(self.influence.products(start), unit)
+        through = (slopes * self.influence.products(ones)).sum(axis=0)
+        return self.influence.products_adjoint(slopes * (row_weight * through))
 
 
 def initial_weights(problem: PlanningProblem) -> np.ndarray:
@@ -293,16 +309,41 @@ def initial_weights(problem: PlanningProblem) -> np.ndarray:
     driving = problem._driving()
     if not driving:
         raise ValueError("no objective asks for dose; give a MinDose or UniformDose on a target.")
-    dose = problem.quantity.value(problem.influence.dose(np.ones(problem.n_spots, np.float32)))
-    wanted, given = 0.0, 0.0
-    for objective in driving:
-        region = problem.structures[objective.structure]
-        wanted += objective.weight * objective.level_gy
-        share = region.volume * dose[region.rows]  # not np.dot: BLAS sums by its number of threads
-        given += objective.weight * float(share.sum(dtype=np.float64))
+    wanted = sum((o.weight * o.level_gy for o in driving), 0.0)
+    ones = np.ones(problem.n_spots, np.float32)
+    if problem.quantity.photons is None:
+        given = _driven(problem, driving, problem.fraction_dose(ones))
+    else:
+        products = problem.influence.products(ones)
+        given = wanted / _factor_of_effect(problem, driving, products, wanted)
     if not given > 0:
         raise ValueError("no spot reaches a target; place spots over it before optimizing.")
     return np.full(problem.n_spots, wanted / given, np.float32)
+
+
+def _driven(problem: PlanningProblem, driving: list[Objective], fraction_gy: np.ndarray) -> float:
+    """Σ weight · mean dose of what asks for dose."""
+    dose, given = problem.quantity.value(fraction_gy), 0.0
+    for objective in driving:
+        region = problem.structures[objective.structure]
+        share = region.volume * dose[region.rows]  # not np.dot: BLAS sums by its number of threads
+        given += objective.weight * float(share.sum(dtype=np.float64))
+    return given
+
+
+def _factor_of_effect(problem, driving, products: np.ndarray, wanted: float) -> float:
+    """Particles in every spot at which the mean photon dose of equal effect is ``wanted``: it grows
+    with them, so a bracket and halving find it."""
+
+    def missing(log_factor: float) -> float:
+        dose = problem.quantity.of_products(products * np.float32(np.exp(log_factor)))
+        return _driven(problem, driving, dose) - wanted
+
+    mean_dose = _driven(problem, driving, products[0])
+    if not mean_dose > 0:
+        return np.inf  # no spot reaches a target
+    at = np.log(wanted / mean_dose)
+    return float(np.exp(brentq(missing, at - 10.0, at + 10.0, xtol=1e-6)))
 
 
 @dataclass(frozen=True, eq=False)

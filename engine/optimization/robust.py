@@ -42,14 +42,19 @@ class ScenarioDoses(Protocol):
     def nominal(self) -> InfluenceMatrix:
         """The matrix of the nominal scenario, columns as the plan's spots."""
 
-    def dose(self, weights: np.ndarray) -> np.ndarray:
-        """Physical dose of one fraction, (S, n_rows) float32."""
+    def fraction_dose(self, weights: np.ndarray, quantity: Quantity) -> np.ndarray:
+        """Dose of one fraction as the quantity counts it, (S, n_rows) float32."""
 
-    def adjoint(self, row_gradient: np.ndarray) -> np.ndarray:
-        """Σ over scenarios of the transposed products, (S, n_rows) → (n_spots,) float32."""
+    def pulled_back(
+        self, weights: np.ndarray, gradient: np.ndarray, quantity: Quantity
+    ) -> np.ndarray:
+        """df/d(weights) (n_spots,) float32 from df/d(quantity) (S, n_rows)."""
 
-    def penalties(self, weights: np.ndarray, rows: RowPenalty) -> tuple[np.ndarray, np.ndarray]:
-        """Values (S,) of a penalty on the rows of one scenario, and gradients (S, n_spots)."""
+    def penalties(
+        self, weights: np.ndarray, rows: RowPenalty, photons: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values (S,) of a penalty on the rows of one scenario, and gradients (S, n_spots).
+        ``photons`` as in ``InfluenceMatrix.penalty``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +91,29 @@ class AccurateScenarios:
         return replace(
             m, voxels=m.voxels[:n], start=m.start[: n * m.n_beams + 1],
             columns=m.columns[:last], values=m.values[: LANES * last],
+            factors=m.factors[: 2 * last],
         )  # fmt: skip
 
     def dose(self, weights: np.ndarray) -> np.ndarray:
+        """Physical dose of one fraction, (S, n_rows) float32."""
         return self.stacked.dose(weights).reshape(self.n_scenarios, -1)
 
     def adjoint(self, row_gradient: np.ndarray) -> np.ndarray:
+        """Σ over scenarios of the transposed products, (S, n_rows) → (n_spots,) float32."""
         return self.stacked.adjoint(np.asarray(row_gradient).ravel())
 
-    def penalties(self, weights: np.ndarray, rows: RowPenalty) -> tuple[np.ndarray, np.ndarray]:
-        return self.stacked.penalty_by_part(weights, rows, self._part_rows)
+    def fraction_dose(self, weights: np.ndarray, quantity: Quantity) -> np.ndarray:
+        return quantity.of_fraction(self.stacked, weights).reshape(self.n_scenarios, -1)
+
+    def pulled_back(
+        self, weights: np.ndarray, gradient: np.ndarray, quantity: Quantity
+    ) -> np.ndarray:
+        return quantity.pulled_back(self.stacked, weights, np.asarray(gradient).ravel())
+
+    def penalties(
+        self, weights: np.ndarray, rows: RowPenalty, photons: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self.stacked.penalty_by_part(weights, rows, self._part_rows, photons)
 
     @cached_property
     def _part_rows(self) -> np.ndarray:
@@ -186,7 +204,8 @@ class RobustProblem:
         fixed = 0.0 if self._fixed is None else float(self._fixed.terms_by_objective(weights).sum())
         if self._moving is None:
             return np.full(self.doses.n_scenarios, fixed)
-        return fixed + np.array([self._moving.value_of_dose(d) for d in self.doses.dose(weights)])
+        doses = self.doses.fraction_dose(weights, self.quantity)
+        return fixed + np.array([self._moving.value_of_dose(dose) for dose in doses])
 
     def worst(self, weights: np.ndarray) -> float:
         """The true worst case: what is minimized, were it smooth."""
@@ -218,15 +237,17 @@ class RobustProblem:
 
     def _smoothed(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
         if self._moving.fused:
-            values, gradients = self.doses.penalties(weights, self._moving.row_penalty)
+            values, gradients = self.doses.penalties(
+                weights, self._moving.row_penalty, self.quantity.photons
+            )
             worst, share = smooth_maximum(values, self.sharpness)
             # not @: BLAS sums by its number of threads
             return worst, np.einsum("s,sj->j", share.astype(np.float32), gradients)
-        doses = self.doses.dose(weights)
+        doses = self.doses.fraction_dose(weights, self.quantity)
         parts = [_value_and_slope(self._moving, dose) for dose in doses]
         worst, share = smooth_maximum(np.array([value for value, _ in parts]), self.sharpness)
         slopes = [np.float32(part) * slope for part, (_, slope) in zip(share, parts)]
-        return worst, self.doses.adjoint(np.stack(slopes))
+        return worst, self.doses.pulled_back(weights, np.stack(slopes), self.quantity)
 
 
 def smooth_maximum(values: np.ndarray, sharpness: float) -> tuple[float, np.ndarray]:
@@ -273,13 +294,13 @@ def solve_worst_case(
     return solution
 
 
-def _value_and_slope(problem: PlanningProblem, physical_gy: np.ndarray) -> tuple[float, np.ndarray]:
-    """The objectives of a dose of one fraction (n_rows,), and their derivative by it."""
-    dose_gy = problem.quantity.value(physical_gy)
+def _value_and_slope(problem: PlanningProblem, fraction_gy: np.ndarray) -> tuple[float, np.ndarray]:
+    """The objectives of a dose of one fraction (n_rows,), and their derivative by the course's."""
+    dose_gy = problem.quantity.value(fraction_gy)
     value, slope = 0.0, np.zeros(len(dose_gy))
     for objective in problem.objectives:
         region = problem.structures[objective.structure]
         where = (dose_gy[region.rows], region.volume, region.distance_mm)
         value += objective.weight * objective.value(*where)
         slope[region.rows] += objective.weight * objective.gradient(*where)
-    return value, problem.quantity.pullback(physical_gy, slope).astype(np.float32)
+    return value, slope

@@ -6,7 +6,6 @@ from math import exp, log
 
 import numpy as np
 
-from engine.dose.quantities import RbeDose
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import ClinicalQuality, Goal
 from engine.optimization.problem import PlanningProblem
@@ -133,7 +132,7 @@ def _uniform_value(problem, start, candidates, budget: float, index: int) -> flo
     mask = thin_to_budget(candidates, nonzeros, int(budget * problem.n_nonzeros), rng)
     solver = LBFGSB(max_evaluations=EVALUATIONS, tolerance=0.0)
     solution = solver.solve(problem.masked(mask, rng=rng), start)
-    return problem.value_of_dose(problem.influence.dose(solution.weights))
+    return problem.value_of_dose(problem.fraction_dose(solution.weights))
 
 
 def quality_anchors(
@@ -158,5 +157,4 @@ def _reweighted(problem: PlanningProblem, factor: float) -> PlanningProblem:
 
 
 def _metrics(problem: PlanningProblem, evaluation: PlanEvaluation, weights: np.ndarray) -> dict:
-    quantity: RbeDose = problem.quantity
-    return evaluation.evaluate(quantity.value(problem.influence.dose(weights)))
+    return evaluation.evaluate(problem.quantity.value(problem.fraction_dose(weights)))

@@ -98,7 +98,7 @@ class Case:
 
     def dose_gy(self, weights: np.ndarray) -> np.ndarray:
         """Gy (RBE) of the course on every row, (n_rows,) float32."""
-        return self.quantity.value(self.influence.dose(weights))
+        return self.quantity.value(self.problem.fraction_dose(weights))
 
     def metrics(self, dose_gy: np.ndarray) -> dict[str, dict[str, float]]:
         return self.evaluation.evaluate(dose_gy)

@@ -100,7 +100,7 @@ def _anchors(case: DoseShapingCase, wanted, goals, tell) -> ShapingAnchors:
         start = case.start_weights[index]
         values, at_end = _direct(problem, start, settings.direct_evaluations)
         # as an episode computes it, so that a start scores 0 to the bit
-        values[0] = case.goals(index).value(case.quantity.value(case.influence.dose(start)))
+        values[0] = case.goals(index).value(case.quantity.value(case.problem.fraction_dose(start)))
         values = np.minimum.accumulate(values).tolist()
         converged = LBFGSB(max_evaluations=settings.converged_evaluations, tolerance=0.0).solve(
             problem, at_end
@@ -108,7 +108,7 @@ def _anchors(case: DoseShapingCase, wanted, goals, tell) -> ShapingAnchors:
         f_star.append(min(converged.value, min(values)))
         direct.append(tuple(values))
         if reference is None:
-            reference = wanted.evaluate(case.quantity.value(case.influence.dose(at_end)))
+            reference = wanted.evaluate(case.quantity.value(case.problem.fraction_dose(at_end)))
     balanced = LBFGSB(max_evaluations=settings.converged_evaluations, tolerance=1e-7).solve(
         case.problem, initial_weights(case.problem)
     )

@@ -26,7 +26,7 @@ def picture_figure(state: "State", title: str = "", width_px: int = WIDTH_PX) ->
     """Dose wash with dots where the last request changed and recovered, histograms, figures."""
     case = state.case
     shown = [n for n in case.evaluation.structures if n != BODY]
-    start = case.quantity.value(case.influence.dose(case.start_weights[state.goals]))
+    start = case.quantity.value(case.problem.fraction_dose(case.start_weights[state.goals]))
     now, before = (case.evaluation.dvh(d) for d in (state.dose_gy, start))
     touched = np.zeros(case.influence.n_rows, bool)
     if state.last is not None:

@@ -44,7 +44,7 @@ class State:
     weights: np.ndarray  # (n_spots,) particles per fraction
     dose_gy: np.ndarray  # Gy (RBE), on all rows
     row_penalty: np.ndarray  # each row's share of the objective
-    row_slope: np.ndarray  # and its derivative by the row's physical dose of one fraction
+    row_slope: np.ndarray  # and its derivative by the row's dose of one fraction
     objective: float  # F on all rows
     mask: np.ndarray  # bool, rows of the last round
     n_evaluations: int  # of the last round
@@ -154,12 +154,12 @@ class VoxelMaskTask:
         }
 
     def _seen(self, case, budget, work_left, round_, weights, mask, n, invalid) -> State:
-        physical = case.influence.dose(weights)
-        penalty, slope = case.problem.penalty_by_row(physical)
-        value = case.problem.value_of_dose(physical)  # summed as the anchors were
+        dose = case.problem.fraction_dose(weights)
+        penalty, slope = case.problem.penalty_by_row(dose)
+        value = case.problem.value_of_dose(dose)  # summed as the anchors were
         return State(
             case=case, budget=budget, work_left=int(work_left), round=round_, weights=weights,
-            dose_gy=case.quantity.value(physical), row_penalty=penalty, row_slope=slope,
+            dose_gy=case.quantity.value(dose), row_penalty=penalty, row_slope=slope,
             objective=value, mask=mask, n_evaluations=int(n), invalid_action=invalid,
         )  # fmt: skip
 

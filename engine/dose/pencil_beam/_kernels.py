@@ -13,12 +13,15 @@ from numba import njit
 from engine.dose.pencil_beam._simd import ROUNDING, count_lines, find_chunks, write_chunk
 
 OPTIONS = dict(cache=True, nogil=True, error_model="numpy")
-ONE, EIGHT = np.uint64(1), np.uint64(8)
+ONE, TWO, EIGHT = np.uint64(1), np.uint64(2), np.uint64(8)
 CUMULATIVE, DOSE, SCATTER, HALO_WEIGHT, HALO_VARIANCE, REACH2 = (np.uint64(c) for c in range(6))
 N_TABLE = 6
+# columns of the effects table: α·dose and √β·dose, each summed over depth and at a depth
+ALPHA_SUM, ALPHA, BETA_SUM, BETA = (np.uint64(c) for c in range(4))
 THIN_MM = np.float32(0.2)  # below this water-equivalent thickness a voxel is a point
 LOG2E = np.float32(1.4426950408889634)
 ZERO, HALF, WHOLE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+FACTOR_MAX = np.float32(65535.0)
 
 
 @njit(**OPTIONS)
@@ -45,6 +48,30 @@ def _mean_dose(table, layer, z_in, z_out, inverse_step):
     k1, f1 = _place(table, z_out, inverse_step)
     total = _between(table, layer, k1, f1, CUMULATIVE) - _between(table, layer, k0, f0, CUMULATIVE)
     return max(total, ZERO) / (z_out - z_in)
+
+
+@njit(**OPTIONS)
+def _write_factors(
+    factors, chunk, effects, layer, z_in, z_out, table, inverse_step, factor_inverse
+):
+    """α and √β of a chunk, averaged over the voxel's thickness by dose, as 16-bit factors."""
+    k0, f0 = _place(table, z_in, inverse_step)
+    k1, f1 = _place(table, z_out, inverse_step)
+    total = _between(table, layer, k1, f1, CUMULATIVE) - _between(table, layer, k0, f0, CUMULATIVE)
+    if z_out - z_in < THIN_MM or total <= ZERO:
+        k0, f0 = _place(table, HALF * (z_in + z_out), inverse_step)
+        total = _between(table, layer, k0, f0, DOSE)
+        a = _between(effects, layer, k0, f0, ALPHA)
+        b = _between(effects, layer, k0, f0, BETA)
+    else:
+        a = _between(effects, layer, k1, f1, ALPHA_SUM)
+        a -= _between(effects, layer, k0, f0, ALPHA_SUM)
+        b = _between(effects, layer, k1, f1, BETA_SUM)
+        b -= _between(effects, layer, k0, f0, BETA_SUM)
+    if total <= ZERO:
+        a, b, total = ZERO, ZERO, WHOLE
+    factors[chunk * TWO] = np.uint16(min(a / total * factor_inverse[0] + HALF, FACTOR_MAX))
+    factors[chunk * TWO + ONE] = np.uint16(min(b / total * factor_inverse[1] + HALF, FACTOR_MAX))
 
 
 @njit(**OPTIONS)
@@ -105,9 +132,14 @@ def fill_block(
     block, cuts, beam, u, v, t, z_in, z_out, source, table, inverse_step, air, air_ref,
     voxel_variance, z_end, box, v_first, v_inverse, line_at, line_at_start, layer_line, line_v,
     line_u, line_column, line_count, line_inverse, spot_u, n_beams, start, columns, values,
+    effects, factor_inverse, factors,
 ):  # fmt: skip
-    """Write the chunks of every row of one block for one beam."""
+    """Write the chunks of every row of one block for one beam.
+
+    And their factors, where ``effects`` (n_layers, n_depths, 4) has any depths.
+    """
     n_layers = np.uint64(len(z_end))
+    with_effects = effects.shape[1] > 0
     n_chunks, first_spot = np.empty(8, np.int32), np.empty(8, np.int32)
     distance2 = np.empty(8, np.float32)
     for row in range(np.uint64(cuts[block]), np.uint64(cuts[block + 1])):
@@ -138,6 +170,7 @@ def fill_block(
             core, halo = dose * (WHOLE - weight) / s2, dose * weight / h2
             line = _first_line(layer, y - reach, v_first, v_inverse, line_at, line_at_start)
             stop = layer_line[layer + ONE]
+            first_chunk = chunk
             while line < stop and line_v[line] <= y + reach:
                 find_chunks(
                     line_v, line_u, line_inverse, line_count, line, stop, x, y, reach, reach2,
@@ -157,6 +190,14 @@ def fill_block(
                         column += EIGHT
                         valid -= np.int32(8)
                 line += EIGHT
+            if with_effects and chunk > first_chunk:
+                _write_factors(
+                    factors, first_chunk, effects, layer, z_in[row], z_out[row], table,
+                    inverse_step, factor_inverse,
+                )  # fmt: skip
+                for c in range(first_chunk + ONE, chunk):
+                    factors[c * TWO] = factors[first_chunk * TWO]
+                    factors[c * TWO + ONE] = factors[first_chunk * TWO + ONE]
 
 
 @njit(**OPTIONS)

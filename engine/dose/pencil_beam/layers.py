@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.dose.influence import LANES, MAX_PLACES_PER_BEAM, ROOT_MAX
+from engine.dose.influence import FACTOR_MAX, LANES, MAX_PLACES_PER_BEAM, ROOT_MAX
 from engine.dose.pencil_beam import _kernels as kernels
 from engine.geometry.plan import Plan
 from engine.machine.depth_kernels import LayerKernel, layer_kernel
+from engine.physics.biology import BiologicalModel
 from engine.physics.constants import GY_MM2_PER_MEV_CM2_G
 
+# of 16 bits: α to 5 per Gy (LEM I stays below 2.8) and √β to 1 per Gy
+FACTOR_SCALE = np.array([5.0 / FACTOR_MAX, 1.0 / FACTOR_MAX], np.float32)
 DISTAL_FLOOR = 1e-3  # of the depth dose's maximum: where a layer ends
 
 
@@ -26,6 +29,11 @@ class BeamLayers:
     scale: np.ndarray  # (n_spots,) Gy per particle at root 1
     raster: "Raster"
     largest_reach_mm: float  # in the isocenter plane
+    effects: np.ndarray  # (n_layers, n_depths or 0, 4), columns as in _kernels
+
+    @property
+    def has_effects(self) -> bool:
+        return self.effects.shape[1] > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +70,7 @@ def beam_layers(
     lateral_cutoff: float,
     voxel_variance: float,
     along_mm: tuple[float, float],
+    biology: BiologicalModel | None = None,
 ) -> BeamLayers:
     """Tables and raster of one beam; ``lateral_cutoff`` is the share of dose beyond the reach.
 
@@ -82,6 +91,10 @@ def beam_layers(
     layer_first = _starts(energy[1:] != energy[:-1], n_spots)
     layer_kernels = [_kernel(plan, beam, int(energy[f])) for f in layer_first[:-1]]
     tables, scale, reach = _tables(layer_kernels, lateral_cutoff, voxel_variance, along_mm)
+    effects = np.zeros((len(layer_kernels), 0, 4), np.float32)
+    if biology is not None:
+        factors = [_biology(plan, beam, int(energy[f]), biology) for f in layer_first[:-1]]
+        effects = _effects(factors, tables[:, :, kernels.DOSE], layer_kernels[0].depth_step_mm)
     source = plan.machine.virtual_source_mm
     air = np.array([k.air_variance for k in layer_kernels], np.float32).reshape(-1, 3)
     box = [
@@ -98,6 +111,7 @@ def beam_layers(
         scale=np.repeat(scale, np.diff(layer_first)).astype(np.float32),
         raster=_raster(layer_first, u, v),
         largest_reach_mm=reach * source / (source + along_mm[0]),
+        effects=effects,
     )
 
 
@@ -171,6 +185,34 @@ def _kernel(plan: Plan, beam: int, energy_index: int) -> LayerKernel:
     return layer_kernel(
         plan.machine, energy_index, shifter, setup.shifter_exit_mm, setup.air_gap_mm
     )
+
+
+def _biology(plan: Plan, beam: int, energy_index: int, model: BiologicalModel) -> np.ndarray:
+    """α and √β of one layer, (2, n_depths)."""
+    from engine.machine.biology import layer_biology
+
+    name = plan.beams[beam].range_shifter
+    shifter = None if name is None else plan.machine.range_shifter(name)
+    return layer_biology(plan.machine, energy_index, model, shifter)
+
+
+def _effects(factors: list[np.ndarray], dose: np.ndarray, step_mm: float) -> np.ndarray:
+    """α·dose and √β·dose over depth and their sums, (n_layers, n_depths, 4) float32."""
+    table = np.zeros((*dose.shape, 4), np.float32)
+    for i, pair in enumerate(factors):
+        top = pair.max(axis=1)
+        if np.any(top > FACTOR_SCALE * FACTOR_MAX):
+            raise ValueError(
+                f"the biological model gives α up to {top[0]:.3g} and √β up to {top[1]:.3g} per "
+                f"Gy; a matrix holds {FACTOR_SCALE * FACTOR_MAX}."
+            )
+        n = min(pair.shape[1], dose.shape[1])
+        for c, factor in zip((kernels.ALPHA, kernels.BETA), pair.astype(np.float64)):
+            product = np.zeros(dose.shape[1])
+            product[:n] = factor[:n] * dose[i, :n]
+            sums = np.concatenate([[0.0], np.cumsum(0.5 * (product[1:] + product[:-1]))])
+            table[i, :, int(c)], table[i, :, int(c) - 1] = product, sums * step_mm
+    return table
 
 
 def _tables(layer_kernels: list[LayerKernel], cutoff: float, voxel_variance: float, along_mm):

@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.dose.influence import LANES, InfluenceMatrix
 from engine.dose.pencil_beam import _kernels as kernels
-from engine.dose.pencil_beam.layers import BeamLayers
+from engine.dose.pencil_beam.layers import FACTOR_SCALE, BeamLayers
 from engine.geometry.coordinates import BeamFrame
 from engine.geometry.plan import Plan
 from engine.parallel import run_blocks
@@ -31,6 +31,11 @@ class BeamRows:
     def part(self, rows: slice) -> "BeamRows":
         arrays = (a[rows] for a in (self.u, self.v, self.t, self.z_in, self.z_out))
         return BeamRows(self.layers, self.frame, *arrays)
+
+    @property
+    def effects(self) -> tuple:
+        """The effects table and what turns α and √β into 16-bit factors."""
+        return self.layers.effects, np.float32(1.0) / FACTOR_SCALE
 
     def arguments(self, grid: Grid) -> tuple:
         k = self.layers
@@ -65,19 +70,24 @@ def assembled_stack(
     start = np.empty(counts.size + 1, np.uint64)
     n_chunks = int(kernels.chunk_starts(counts, start))
     columns, values = np.empty(n_chunks, np.uint16), np.empty(n_chunks * LANES, np.uint16)
+    first = scenarios[0].values()
+    with_effects = any(beam.layers.has_effects for beam in first)
+    factors = np.empty(2 * n_chunks if with_effects else 0, np.uint16)
     for s, beams in enumerate(scenarios):
         part = start[s * n_rows * n_beams :]
         for b, beam in beams.items():
             run_blocks(
                 kernels.fill_block, N_BLOCKS, cuts, b, *beam.arguments(grid),
-                np.uint64(n_beams), part, columns, values,
+                np.uint64(n_beams), part, columns, values, *beam.effects, factors,
             )  # fmt: skip
     beam_starts = np.searchsorted(plan.spot_beam, np.arange(n_beams + 1)).astype(np.int64)
-    first = scenarios[0].values()
     scale = np.concatenate([beam.layers.scale for beam in first])
     place = np.concatenate([beam.layers.raster.place for beam in first])
     rows = np.tile(voxels, len(scenarios)) if len(scenarios) > 1 else voxels
-    return InfluenceMatrix(grid, rows, beam_starts, start, columns, values, scale, place)
+    return InfluenceMatrix(
+        grid, rows, beam_starts, start, columns, values, scale, place, factors,
+        FACTOR_SCALE if with_effects else FACTOR_SCALE[:0],
+    )  # fmt: skip
 
 
 def thickness_mm(grid: Grid, frame: BeamFrame) -> np.float32:

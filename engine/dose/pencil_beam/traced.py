@@ -24,6 +24,7 @@ from engine.machine.ion import IonMachine
 from engine.patient.ct import rsp_volume
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient
+from engine.physics.biology import BiologicalModel
 
 SHIFT_ROOM_MM = 10.0  # by which the dose grid may move along a beam in a scenario
 
@@ -43,6 +44,7 @@ class TracedRows:
     z_in_mm: np.ndarray
     z_out_mm: np.ndarray
     lateral_cutoff: float
+    biology: BiologicalModel | None = None
 
     @property
     def n_rows(self) -> int:
@@ -79,7 +81,7 @@ class TracedRows:
         near, far = along_range_mm(self.grid, frame)
         along = (near - SHIFT_ROOM_MM, far + SHIFT_ROOM_MM)
         return beam_layers(
-            plan, beam, self.lateral_cutoff, voxel_variance(self.grid, frame), along
+            plan, beam, self.lateral_cutoff, voxel_variance(self.grid, frame), along, self.biology
         )
 
     def _in_scenario(self, scenario: Scenario, layers, row_of) -> dict[int, BeamRows]:
@@ -118,7 +120,7 @@ def trace_rows(
         z_in[i], z_out[i] = wet.at(u, v, t, -half), wet.at(u, v, t, half)
     return TracedRows(
         machine, tuple(beams), grid, np.asarray(voxels, np.uint32), z_in, z_out,
-        engine.lateral_cutoff,
+        engine.lateral_cutoff, engine.biology,
     )  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from engine.dose.influence import InfluenceMatrix
 from engine.dose.quantities import RbeDose
+from engine.patient.grid import Grid
 
 
 def test_rbe_dose_is_over_the_course_with_an_rbe_of_1_1():
@@ -15,11 +17,14 @@ def test_rbe_dose_is_over_the_course_with_an_rbe_of_1_1():
 
 
 def test_the_pullback_is_the_derivative():
-    quantity = RbeDose(30, rbe=1.2)
-    dose, gradient = np.random.default_rng(0).random((2, 20)).astype(np.float32)
-    step = np.float32(0.25)
-    difference = gradient @ (quantity.value(dose + step) - quantity.value(dose)) / step
-    assert quantity.pullback(dose, gradient).sum() == pytest.approx(difference, rel=1e-5)
+    random, quantity = np.random.default_rng(0), RbeDose(30, rbe=1.2)
+    grid = Grid((1, 4, 5), (1.0, 1.0, 1.0))
+    matrix = InfluenceMatrix.from_dense(grid, np.arange(20), random.random((20, 6)))
+    weights, gradient = random.random(6), random.random(20)
+    found = quantity.pulled_back(matrix, weights, gradient)
+    step = np.array([0.0, 0.0, 0.25, 0.0, 0.0, 0.0])
+    change = [quantity.value(quantity.of_fraction(matrix, w)) for w in (weights, weights + step)]
+    assert found[2] == pytest.approx(gradient @ (change[1] - change[0]) / 0.25, rel=1e-4)
 
 
 @pytest.mark.parametrize("n_fractions, rbe", [(0, 1.1), (30, 0.0), (30, np.nan)])

@@ -46,7 +46,7 @@ class DenseInfluence:
     def rows(self, chosen):
         return DenseInfluence(self.grid, self.voxels[chosen], self.dense[chosen], self.beam_starts)
 
-    def penalty(self, weights, rows):
+    def penalty(self, weights, rows, photons=None):
         dose, value, slope = self.dose(weights), 0.0, np.zeros(self.n_rows)
         for row in range(self.n_rows):
             for k in range(rows.start[row], rows.start[row + 1]):
