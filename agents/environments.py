@@ -255,12 +255,17 @@ def preload_workers(*modules: str) -> None:
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes of one thread each; what has not begun is dropped when an error ends the block."""
-    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=set_threads, initargs=(1,))
+    pool = new_pool(workers)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def new_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes of one thread each, for who shuts them down."""
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    return ProcessPoolExecutor(workers, context, initializer=set_threads, initargs=(1,))
 
 
 def chosen_cases(

@@ -12,6 +12,9 @@ SOLVED_LAYERS = 1.0  # a return: the score of a plan that may use all layers
 SOLVED_SHAPING = 1.0  # a return: the score of direct optimization with as many dose products
 MINI_MASK = {"preset": "mini", "n_patients": 64, "volume_size": (32, 48, 48)}
 
+CARBON_MASK = {"preset": "carbon", "oneshot": True}
+MINI_CARBON_MASK = {**MINI_MASK, "preset": "carbon-mini", "oneshot": True}
+
 
 class Id(NamedTuple):
     """What a registered name makes. An episode that ends by itself has no limit of steps: at its
@@ -30,6 +33,8 @@ IDS = {
     "ptenv/VoxelMask-oneshot-mini-v0": Id(
         VOXEL_MASK, {"oneshot": True, **MINI_MASK}, SOLVED_MASK
     ),
+    "ptenv/VoxelMask-oneshot-carbon-v0": Id(VOXEL_MASK, CARBON_MASK, SOLVED_MASK),
+    "ptenv/VoxelMask-oneshot-carbon-mini-v0": Id(VOXEL_MASK, MINI_CARBON_MASK, SOLVED_MASK),
     "ptenv/EnergyLayer-v0": Id(ENERGY_LAYER, {}, SOLVED_LAYERS),
     "ptenv/EnergyLayer-2deg-v0": Id(ENERGY_LAYER, {"preset": "2-degree"}, SOLVED_LAYERS),
     "ptenv/EnergyLayer-mini-v0": Id(ENERGY_LAYER, {"preset": "mini"}, SOLVED_LAYERS),

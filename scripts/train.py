@@ -1,4 +1,4 @@
-"""Train an agent, by reinforcement or on whole arcs, and compare it with baselines.
+"""Train an agent, by episodes or on whole patients, and compare it with baselines.
 
 Writes into the folder ``output``: agent/ (the trained agent), checkpoints/, learning_curve.csv and
 .png, log/, scores.txt and .csv, episodes.csv and .jsonl, pictures/, config.yaml, record.json. A run
@@ -8,7 +8,9 @@ that was stopped goes on when it is called with the same ``output``.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
+from time import monotonic
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -46,9 +48,9 @@ def run(cfg: DictConfig) -> float:
     preload_workers("agents.rl.training", "agents.evaluation")
     print(f"Writing to {folder}/ (the same command with output={folder} goes on after a stop)")
 
-    if hasattr(learner, "learn"):  # on whole arcs, without episodes
+    if hasattr(learner, "learn"):  # on whole patients, without episodes
         build_cases(environment, cases, workers, "Patients to judge on")
-        _learn(learner, environment, folder, cfg.seed)
+        _learn(learner, environment, folder, cfg.seed, logger)
     else:
         build_cases(environment, environment.training_cases(), workers, "Patients to learn on")
         build_cases(environment, cases, workers, "Patients to judge on")
@@ -64,13 +66,13 @@ def run(cfg: DictConfig) -> float:
     return mean_score(rows, TRAINED)
 
 
-def _learn(learner, environment, folder: Path, seed: int) -> None:
-    """Train a network on the training arcs, with the expected end, and draw its losses."""
-    with stage("Arcs to learn on") as notes:
+def _learn(learner, environment, folder: Path, seed: int, logger: Callable) -> None:
+    """Train a network on the training patients, with the expected end, and draw its losses."""
+    with stage("Patients to learn on") as notes:
         examples = learner.examples(environment)
-        notes.append(f"{len(examples)} arcs of {examples[0].shape[0]} angles")
-    with stage("Training") as notes, _epochs() as progress:
-        learner.learn(examples, folder, seed, progress)
+        notes.append(str(examples))
+    with stage("Training") as notes, _steps(learner.unit) as progress:
+        learner.learn(examples, folder, seed, progress, logger)
         notes.append(learner.summary(folder))
     curves = learner.curves(folder)
     if curves:
@@ -79,23 +81,37 @@ def _learn(learner, environment, folder: Path, seed: int) -> None:
 
 
 @contextmanager
-def _epochs() -> Iterator[Callable[[str, int, int, float], None]]:
-    """A bar per run of training; elsewhere than on a terminal a line every tenth of it."""
+def _steps(unit: str) -> Iterator[Callable[[str, int, int, float], None]]:
+    """A bar per run of training; elsewhere than on a terminal a line every twentieth of it."""
     bars: dict[str, tqdm] = {}
+    began: dict[str, tuple[int, float]] = {}  # steps done before, time
 
     def show(run: str, done: int, total: int, loss: float) -> None:
         if run not in bars:
-            bars[run] = tqdm(total=total, unit="epoch", desc=run, leave=False, disable=None)
+            bars[run] = tqdm(
+                total=total, unit=unit, desc=run, leave=False, disable=None, initial=done - 1
+            )
+            began[run] = (done, monotonic())
         bar = bars[run]
         bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         bar.update(done - bar.n if not bar.disable else 0)
-        if bar.disable and done % max(1, total // 4) == 0:
-            print(f"\n  {run}: {done} of {total} epochs, loss {loss:.4f}", end=" ", flush=True)
+        if bar.disable and done % max(1, total // (4 if unit == "epoch" else 20)) == 0:
+            left = _time_left(done - began[run][0], total - done, monotonic() - began[run][1])
+            print(f"\n  {run}: {done} of {total} {unit}s, loss {loss:.4f}{left}", end=" ",
+                  flush=True)  # fmt: skip
 
     yield show
     for bar in bars.values():
         bar.close()
     print(flush=True)
+
+
+def _time_left(n_done: int, n_left: int, seconds: float) -> str:
+    """When the rest will be done, at the pace so far."""
+    if not n_done or not n_left:
+        return ""
+    end = datetime.now() + timedelta(seconds=seconds / n_done * n_left)
+    return f", ends about {end:%d %b %H:%M}"
 
 
 def _refuse_another_run(cfg: DictConfig, folder: Path) -> None:

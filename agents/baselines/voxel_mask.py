@@ -14,7 +14,7 @@ from math import ceil
 import gymnasium as gym
 import numpy as np
 
-from engine.optimization.voxel_sampling import violation_rates
+from engine.optimization.voxel_sampling import draw, violation_rates
 from ptenv.cases.case import GROUPS, Case
 from ptenv.envs.voxel_mask import State
 
@@ -30,12 +30,14 @@ class MaskBaseline:
     """Rows drawn with chances that follow ``rates``, in ``n_rounds`` rounds of equal work.
 
     ``rates(state)`` gives (n_rows,) relative keep-rates, 0 for rows that may not be drawn;
-    ``evaluations(budget)`` those of one round.
+    ``evaluations(budget)`` those of one round. With ``fills=False`` rates are chances: every row is
+    drawn by itself, and the work is spent or not.
     """
 
     rates: Rates
     evaluations: Evaluations
     n_rounds: int = 1
+    fills: bool = True
     _places: list["_Place"] = field(default_factory=list, init=False, repr=False)
 
     def settings(self, budget: float) -> dict:
@@ -61,7 +63,9 @@ class MaskBaseline:
         rounds_left = max(1, n_rounds - seen.round)
         room = int(seen.work_left / rounds_left / n)
         action = np.zeros(place.env.action_space.n, np.int8)
-        action[fill(self.rates(seen), seen.case, room, place.rng)] = 1
+        rates = self.rates(seen)
+        chosen = fill(rates, seen.case, room, place.rng) if self.fills else draw(rates, place.rng)
+        action[: len(rates)][chosen] = 1
         return action
 
 
@@ -149,7 +153,7 @@ def uniform(evaluations: int | None = PAPER_EVALUATIONS) -> MaskBaseline:
     ``evaluations=None``, here and below, spends the work on more rows and fewer evaluations:
     70 × √budget of them, which did best on training patients.
     """
-    return MaskBaseline(_candidates, _of_a_round(evaluations))
+    return MaskBaseline(_candidates, evaluations_of(evaluations))
 
 
 def shells(
@@ -161,12 +165,12 @@ def shells(
     """Dense near the surfaces of targets and organs, sparse elsewhere: Quarz 2024's heuristic."""
 
     rates = partial(_by_shell, boundary_rate, interior_rate, width_mm)
-    return MaskBaseline(rates, _of_a_round(evaluations))
+    return MaskBaseline(rates, evaluations_of(evaluations))
 
 
 def resampling(evaluations: int = 10, n_rounds: int = 8) -> MaskBaseline:
     """Uniform, drawn anew every 10 evaluations."""
-    return MaskBaseline(_candidates, _of_a_round(evaluations), n_rounds)
+    return MaskBaseline(_candidates, evaluations_of(evaluations), n_rounds)
 
 
 def violation_driven(
@@ -175,7 +179,7 @@ def violation_driven(
     """Drawn anew every 10 evaluations where the last plan violates the objectives."""
 
     follow = partial(_by_violation, exploration, sharpness)
-    return MaskBaseline(follow, _of_a_round(evaluations), n_rounds)
+    return MaskBaseline(follow, evaluations_of(evaluations), n_rounds)
 
 
 def importance(
@@ -186,13 +190,13 @@ def importance(
     |∂F/∂d_i| · Σ_j d_ij: how much the voxel pulls on the weights.
     """
 
-    return MaskBaseline(partial(_by_importance, exploration, sharpness), _of_a_round(evaluations))
+    return MaskBaseline(partial(_by_importance, exploration, sharpness), evaluations_of(evaluations))
 
 
 def without_organs(evaluations: int | None = PAPER_EVALUATIONS) -> MaskBaseline:
     """Targets and ring only: every organ row dropped."""
 
-    return MaskBaseline(_targets_and_ring, _of_a_round(evaluations))
+    return MaskBaseline(_targets_and_ring, evaluations_of(evaluations))
 
 
 def _all_rows(state: State) -> np.ndarray:
@@ -234,7 +238,8 @@ def _affordable(budget: float) -> int:
     return max(1, ceil(PAPER_EVALUATIONS * budget - 1e-9))
 
 
-def _of_a_round(evaluations: int | None) -> Evaluations:
+def evaluations_of(evaluations: int | None) -> Evaluations:
+    """Of a round: a number of them, or None: what balances them with rows at a budget."""
     if evaluations is None:
         return _balanced
     if not 2 <= evaluations <= PAPER_EVALUATIONS:

@@ -3,12 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from agents.energy_layers.examples import ArcExample
 from agents.energy_layers.training import UnetTraining, folds_of, read_curve
 from ptenv.cases.energy_layer_build import arc_inputs
 
 Progress = Callable[[str, int, int, float], None]  # run, epochs done, of how many, loss
+
+
+class Arcs(list[ArcExample]):
+    """Examples that say what they are."""
+
+    def __str__(self) -> str:
+        return f"{len(self)} arcs of {self[0].shape[0]} angles"
 
 
 @dataclass(frozen=True)
@@ -22,11 +30,12 @@ class UnetLearner:
     training: UnetTraining
     n_folds: int | None = 5
     cases: Sequence[str] = ()
+    unit: ClassVar[str] = "epoch"
 
-    def examples(self, environment) -> list[ArcExample]:
+    def examples(self, environment) -> "Arcs":
         """The training arcs: traced, without any dose."""
         player = environment.make().unwrapped
-        found = []
+        found = Arcs()
         for case in [*environment.training_cases(), *self.cases]:
             _, geometry, counts, sequencing = arc_inputs(player.case_recipe(case))
             found.append(ArcExample.of(geometry, counts, sequencing, self.training.spared))
@@ -34,9 +43,12 @@ class UnetLearner:
 
     def learn(
         self, examples: Sequence[ArcExample], folder: Path, seed: int,
-        progress: Progress = lambda run, done, total, loss: None,
+        progress: Progress = lambda run, done, total, loss: None, logger: Callable | None = None,
     ) -> None:  # fmt: skip
-        """Cross-validate in ``folds/``, then train on everything into ``agent/``."""
+        """Cross-validate in ``folds/``, then train on everything into ``agent/``.
+
+        Figures go into every run's curve.csv alone, whatever ``logger`` there is.
+        """
         if self.n_folds:
             for i, held_out in enumerate(folds_of(len(examples), self.n_folds, seed)):
                 out = set(held_out.tolist())

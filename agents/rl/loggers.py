@@ -1,8 +1,14 @@
-"""Where training figures go: csv files in the output folder, and Weights & Biases if wished."""
+"""Where training figures go: csv files in the output folder, and whatever else is wished."""
 
 from pathlib import Path
 
-from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger
+from stable_baselines3.common.logger import (
+    CSVOutputFormat,
+    KVWriter,
+    Logger,
+    SummaryWriter,
+    TensorBoardOutputFormat,
+)
 
 
 def csv_logger(folder: Path, n_steps: int) -> Logger:
@@ -28,6 +34,15 @@ def wandb_logger(
         settings=wandb.Settings(silent=True),
     )  # fmt: skip
     return Logger(str(folder), [CSVOutputFormat(str(_csv_path(folder, n_steps))), WandbWriter(run)])
+
+
+def tensorboard_logger(folder: Path, n_steps: int) -> Logger:
+    """The csv file, and event files that ``tensorboard --logdir`` shows."""
+    if SummaryWriter is None:
+        raise ImportError("logger=tensorboard needs tensorboard: pip install tensorboard.")
+    folder.mkdir(parents=True, exist_ok=True)
+    outputs = [CSVOutputFormat(str(_csv_path(folder, n_steps))), TensorBoardOutputFormat(folder)]
+    return Logger(str(folder), outputs)
 
 
 class WandbWriter(KVWriter):

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.dose.influence import InfluenceMatrix
+from engine.physics.rbe_dose import photon_effect, rbe_weighted_dose
 
 
 class Quantity(Protocol):
@@ -104,10 +105,10 @@ class BiologicalDose:
     def photons(self) -> np.ndarray:
         """α, β, threshold dose, effect at it, slope beyond it: (5,) float32."""
         alpha, beta, top = self.alpha_x_per_gy, self.beta_x_per_gy2, self.threshold_gy
-        effect, slope = alpha * top + beta * top * top, alpha + 2.0 * beta * top
         if not np.isfinite(top):
-            effect, slope = np.inf, np.inf
-        return np.array([alpha, beta, top, effect, slope], np.float32)
+            return np.array([alpha, beta, np.inf, np.inf, np.inf], np.float32)
+        slope = alpha + 2.0 * beta * top
+        return np.array([alpha, beta, top, photon_effect(top, self), slope], np.float32)
 
     def of_fraction(self, influence, weights, beam=None) -> np.ndarray:
         return self.of_products(influence.products(weights, beam=beam))
@@ -130,13 +131,6 @@ class BiologicalDose:
         return np.stack([np.zeros_like(by_effect), by_effect, by_b]).astype(np.float32)
 
     def _photon_dose(self, products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Dose of equal effect and its derivative by the effect, in the kernels' arithmetic."""
-        alpha, beta, top, top_effect, top_slope = self.photons
-        effect = np.maximum(products[1] + products[2] * products[2], np.float32(0.0))
-        root = np.sqrt(alpha * alpha + np.float32(4.0) * beta * effect)
-        dose, slope = np.float32(2.0) * effect / (alpha + root), np.float32(1.0) / root
-        beyond = effect > top_effect
-        if beyond.any():
-            dose = np.where(beyond, top + (effect - top_effect) / top_slope, dose)
-            slope = np.where(beyond, np.float32(1.0) / top_slope, slope)
-        return dose, slope
+        """Dose of equal effect and its derivative by the effect, float32 as in the kernels."""
+        effect = products[1] + products[2] * products[2]
+        return rbe_weighted_dose(np.maximum(effect, np.float32(0.0)), self)

@@ -14,7 +14,7 @@ import numpy as np
 from engine.machine._kernels import moments_behind
 from engine.machine.commissioning import detour_factor, projected_range_mm
 from engine.machine.ion import IonMachine, RangeShifter
-from engine.physics import materials
+from engine.physics import ions, materials
 from engine.physics.constants import pv_mev
 from engine.physics.materials import WATER, Material
 from engine.physics.scattering import (
@@ -30,6 +30,9 @@ SHIFTER_NODES = 201
 # of water and 50 mm of air, dose beyond 25 mm of the axis at six depths.
 HALO_ANGLE_RAD = 0.42
 HALO_FADES_MM = 40.0
+# Of fragments of heavier ions: hydrogen's and helium's angles in engine.physics.fragmentation,
+# mean by dose.
+FRAGMENT_ANGLE_RAD = 0.045
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,20 +103,21 @@ def _shifted(
     machine: IonMachine, i: int, shifter: RangeShifter, exit_mm: float, gap_mm: float
 ) -> LayerKernel:
     dose, core, weight, halo, letd = (
-        _behind(row[i], shifter.wet_mm, machine.depth_step_mm) for row in _curves(machine)
+        curve_behind(row[i], shifter.wet_mm, machine.depth_step_mm) for row in _curves(machine)
     )
     left_mm = float(machine.range_mm[i]) - shifter.wet_mm
     n = _length(dose, left_mm, machine.depth_step_mm)
     energy_mev = float(machine.energy_mev[i])
-    scatter = _scatter_behind(energy_mev, shifter.wet_mm, n, machine.depth_step_mm)
+    ion = machine.charge, machine.mass_number
+    scatter = _scatter_behind(*ion, energy_mev, shifter.wet_mm, n, machine.depth_step_mm)
     halo = scatter + np.maximum(halo[:n] - core[:n], 0.0)
     depth = machine.depth_step_mm * np.arange(n)
-    halo = halo + (HALO_ANGLE_RAD * gap_mm) ** 2 * np.exp(-depth / HALO_FADES_MM)
+    halo = halo + _gap_variance_mm2(machine.charge, depth, shifter.wet_mm, gap_mm)
     rows = [dose[:n], scatter, weight[:n], halo, letd[:n]]
     if left_mm <= 0.0:
         rows[0] = np.zeros(n)
     a, b, c = _air_variance(machine, i)
-    theta, cross, place = _shifter_moments(energy_mev, shifter)
+    theta, cross, place = _shifter_moments(*ion, energy_mev, shifter)
     air = (
         a + place - 2.0 * cross * exit_mm + theta * exit_mm**2,
         b + 2.0 * cross - 2.0 * theta * exit_mm,
@@ -140,7 +144,7 @@ def _length(dose: np.ndarray, range_mm: float, step_mm: float) -> int:
     return min(max(last + 2, int(1.1 * max(range_mm, 0.0) / step_mm) + 2), dose.size)
 
 
-def _behind(row: np.ndarray, wet_mm: float, step_mm: float) -> np.ndarray:
+def curve_behind(row: np.ndarray, wet_mm: float, step_mm: float) -> np.ndarray:
     """A curve from ``wet_mm`` on, at least two entries."""
     shift = wet_mm / step_mm
     if abs(shift - round(shift)) < 1e-9 and round(shift) <= row.size - 2:
@@ -158,35 +162,74 @@ def _air_variance(machine: IonMachine, i: int) -> tuple[float, float, float]:
     return place + 2.0 * cross * d + theta * d * d, 2.0 * cross + 2.0 * theta * d, theta
 
 
+def _gap_variance_mm2(
+    charge: int, depth_mm: np.ndarray, wet_mm: float, gap_mm: float
+) -> np.ndarray:
+    """What the gap adds to the halo. Fragments of ions that the shifter sets free are a share
+    wet / (wet + depth) of all, and their angles act over the gap and the way behind it alike."""
+    if charge == 1:
+        return (HALO_ANGLE_RAD * gap_mm) ** 2 * np.exp(-depth_mm / HALO_FADES_MM)
+    lever = gap_mm * (gap_mm + 2.0 * depth_mm + wet_mm)
+    return FRAGMENT_ANGLE_RAD**2 * lever * wet_mm / (wet_mm + depth_mm)
+
+
 @lru_cache(maxsize=1024)
-def _scatter_behind(energy_mev: float, wet_mm: float, n: int, step_mm: float) -> np.ndarray:
+def _scatter_behind(
+    charge: int, mass_number: int, energy_mev: float, wet_mm: float, n: int, step_mm: float
+) -> np.ndarray:
     """Variance (n,) that arises in the patient alone. Differential Molière keeps the entrance
     energy before the shifter, as that tells how much matter lies behind."""
-    range_mm = projected_range_mm(energy_mev, WATER)
+    range_mm = _reach_mm(charge, mass_number, energy_mev)
     depth = step_mm * np.arange(n)
     fine = np.arange(0.0, max(range_mm - wet_mm, 0.0) + SCATTER_STEP_MM, SCATTER_STEP_MM)
-    path = 1.0 / detour_factor(energy_mev)
-    power = scattering_power_along(energy_mev, fine + wet_mm, WATER, path_per_depth=path)
+    power = _power_along(charge, mass_number, energy_mev, fine + wet_mm)
     moments = np.empty((3, fine.size))
     moments_behind(power, SCATTER_STEP_MM, moments)
     return np.interp(depth, fine, moments[2])
 
 
+def _reach_mm(charge: int, mass_number: int, energy_mev: float) -> float:
+    """Mean depth in water at which ions stop."""
+    if charge == 1:
+        return projected_range_mm(energy_mev, WATER)
+    return float(ions.range_mm(charge, mass_number, energy_mev))
+
+
+def _power_along(
+    charge: int, mass_number: int, energy_mev: float, depth_mm: np.ndarray
+) -> np.ndarray:
+    if charge == 1:
+        path = 1.0 / detour_factor(energy_mev)
+        return scattering_power_along(energy_mev, depth_mm, WATER, path_per_depth=path)
+    return ions.scattering_power_along(charge, mass_number, energy_mev, depth_mm)
+
+
 @lru_cache(maxsize=1024)
-def _shifter_moments(energy_mev: float, shifter: RangeShifter) -> tuple[float, float, float]:
+def _shifter_moments(
+    charge: int, mass_number: int, energy_mev: float, shifter: RangeShifter
+) -> tuple[float, float, float]:
     """Fermi–Eyges <θ²>, <xθ>, <x²> that the slab adds, at its exit face."""
-    range_mm = projected_range_mm(energy_mev, WATER)
-    path = 1.0 / detour_factor(energy_mev)
-    share = np.linspace(0.0, 1.0, SHIFTER_NODES)
-    residual = np.maximum(range_mm - share * shifter.wet_mm, 0.0) * path
-    energy = energy_at_range(residual, WATER)
-    pv = pv_mev(np.maximum(energy, LOWEST_ENERGY_MEV))
-    power = differential_moliere(pv, pv_mev(energy_mev), _material(shifter.material))
+    water_mm = np.linspace(0.0, 1.0, SHIFTER_NODES) * shifter.wet_mm
+    power = _power_in_slab(charge, mass_number, energy_mev, water_mm, _material(shifter.material))
     moments = np.empty((3, SHIFTER_NODES))
     step = shifter.thickness_mm / (SHIFTER_NODES - 1)
-    moments_behind(np.where(energy >= LOWEST_ENERGY_MEV, power, 0.0), step, moments)
+    moments_behind(power, step, moments)
     theta, cross, place = moments[:, -1]
     return float(theta), float(cross), float(place)
+
+
+def _power_in_slab(
+    charge: int, mass_number: int, energy_mev: float, water_mm: np.ndarray, material: Material
+) -> np.ndarray:
+    """Scattering power in the slab where ``water_mm`` of water-equivalent lie behind the ion."""
+    left = np.maximum(_reach_mm(charge, mass_number, energy_mev) - water_mm, 0.0)
+    if charge > 1:
+        energy = ions.energy_at_range_mm(charge, mass_number, left)
+        return ions.scattering_power(charge, mass_number, energy, energy_mev, material)
+    energy = energy_at_range(left * (1.0 / detour_factor(energy_mev)), WATER)
+    pv = pv_mev(np.maximum(energy, LOWEST_ENERGY_MEV))
+    power = differential_moliere(pv, pv_mev(energy_mev), material)
+    return np.where(energy >= LOWEST_ENERGY_MEV, power, 0.0)
 
 
 def _material(name: str) -> Material:

@@ -3,6 +3,9 @@
 A file holds arrays (n_energies, n_nodes) over depths of their own per energy; reading spreads
 them over the even depths of a ``IonMachine``. It may also hold a second Gaussian, ``second_``
 and the names of ``SecondGaussian`` (n_energies,), and ``virtual_sources_mm`` (2,) of u and v.
+``charge`` and ``mass_number`` are the ion's, a proton's where a file names none; ``spectra_`` and
+the names of ``IonSpectra`` its mixed field, where ``spectra_dose_share`` holds whole numbers in
+proportion to the shares.
 """
 
 import zipfile
@@ -11,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from engine.machine.ion import IonMachine, RangeShifter, SecondGaussian
+from engine.machine.ion import IonMachine, IonSpectra, RangeShifter, SecondGaussian
 
 FORMAT = 1
 DEPTH_STEP_MM = 0.25
@@ -46,6 +49,8 @@ SECOND = (
     "second_angle_variance_rad2",
 )
 SOURCES = "virtual_sources_mm"
+ION = ("charge", "mass_number")
+SPECTRA = ("spectra_charge", "spectra_energy_mev", "spectra_depth_mm", "spectra_dose_share")
 
 
 def read_machine(path: Path) -> IonMachine:
@@ -66,6 +71,8 @@ def read_machine(path: Path) -> IonMachine:
         ),
         second_gaussian=_second(arrays),
         virtual_sources_mm=_sources(arrays),
+        spectra=_spectra(arrays),
+        **{name: int(arrays.get(name, 1)) for name in ION},
         **{name: arrays[name].astype(np.float64) for name in PER_ENERGY},
         **{name: float(arrays[name]) for name in SCALARS},
         **curves,
@@ -83,6 +90,18 @@ def _second(arrays: dict[str, np.ndarray]) -> SecondGaussian | None:
 
 def _sources(arrays: dict[str, np.ndarray]) -> tuple[float, float] | None:
     return tuple(arrays[SOURCES].astype(np.float64).tolist()) if SOURCES in arrays else None
+
+
+def _spectra(arrays: dict[str, np.ndarray]) -> IonSpectra | None:
+    if SPECTRA[0] not in arrays:
+        return None
+    charge, energy, depth, levels = (arrays[name] for name in SPECTRA)
+    share = levels.astype(np.float32)
+    share /= share.sum(axis=(2, 3), keepdims=True)
+    columns = charge.astype(np.int64), energy.astype(np.float32), depth.astype(np.float32), share
+    for column in columns:
+        column.setflags(write=False)  # a machine is shared by everyone in the process
+    return IonSpectra(*columns)
 
 
 def _spread(nodes: np.ndarray, values: np.ndarray, depth: np.ndarray) -> np.ndarray:
@@ -131,6 +150,10 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
         _check_second(path, arrays, n)
     if SOURCES in arrays:
         _check_sources(path, arrays)
+    if any(name in arrays for name in ION):
+        _check_ion(path, arrays)
+    if any(name in arrays for name in SPECTRA):
+        _check_spectra(path, arrays, n)
 
 
 def _check_second(path: Path, arrays: dict[str, np.ndarray], n: int) -> None:
@@ -161,4 +184,47 @@ def _check_sources(path: Path, arrays: dict[str, np.ndarray]) -> None:
         raise ValueError(
             f"virtual_source_mm={mean:g} in {path} must be the mean of {SOURCES}="
             f"{sources.tolist()}, which engines without two sources use."
+        )
+
+
+def _check_ion(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    missing = [name for name in ION if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} lacks {missing}; an ion needs both of {ION}.")
+    charge, mass_number = (arrays[name] for name in ION)
+    if charge.size != 1 or mass_number.size != 1 or not 1 <= int(charge) <= int(mass_number):
+        raise ValueError(
+            f"charge={charge} and mass_number={mass_number} in {path} are no nucleus; both are "
+            "whole numbers, the charge 1 or more and at most the mass number."
+        )
+
+
+def _check_spectra(path: Path, arrays: dict[str, np.ndarray], n: int) -> None:
+    missing = [name for name in SPECTRA if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} lacks {missing}; spectra need all of {SPECTRA}.")
+    charge, energy, depth, share = (arrays[name] for name in SPECTRA)
+    shape = (n, *depth.shape[1:], charge.size, energy.size)
+    if depth.ndim != 2 or len(depth) != n or share.shape != shape:
+        raise ValueError(
+            f"spectra_dose_share in {path} has shape {share.shape}; of {n} energies, depths "
+            f"{depth.shape}, {charge.size} species and {energy.size} bins it must be {shape}."
+        )
+    for name in SPECTRA:
+        if not np.all(np.isfinite(arrays[name])):
+            raise ValueError(f"{name} in {path} must be finite.")
+    if charge[0] < 1 or np.any(np.diff(charge) <= 0):
+        raise ValueError(
+            f"spectra_charge={charge.tolist()} in {path} must increase from 1 or more."
+        )
+    if np.any(energy <= 0.0) or energy.size < 2:
+        raise ValueError(f"spectra_energy_mev in {path} must be two or more positive energies.")
+    steps = np.diff(np.log(energy))
+    if np.any(steps <= 0.0) or np.ptp(steps) > 1e-3 * steps.mean():
+        raise ValueError(f"spectra_energy_mev in {path} must increase evenly in the logarithm.")
+    if np.any(np.diff(depth, axis=1) <= 0):
+        raise ValueError(f"spectra_depth_mm in {path} must increase along depth.")
+    if np.any(share < 0) or np.any(share.sum(axis=(2, 3), dtype=np.float64) <= 0):
+        raise ValueError(
+            f"spectra_dose_share in {path} must be 0 or more, and not all 0 at any depth."
         )

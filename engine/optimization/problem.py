@@ -76,8 +76,22 @@ class PlanningProblem:
 
     @cached_property
     def n_nonzeros(self) -> int:
-        """Entries that one evaluation touches: the unit of work."""
-        return self.influence.n_nonzeros
+        """Entries that one evaluation touches: the unit of work. Rows without an objective are
+        passed over where one pass answers."""
+        if not self.fused:
+            return self.influence.n_nonzeros
+        if self.has_objective.all():
+            return self.influence.n_nonzeros
+        return int(self.influence.row_nonzeros()[self.has_objective].sum(dtype=np.int64))
+
+    @cached_property
+    def has_objective(self) -> np.ndarray:
+        """Rows (n_rows,) bool that lie in a structure with an objective."""
+        asked = np.zeros(self.influence.n_rows, bool)
+        for name in self._used:
+            region = self.structures[name]
+            asked[region.rows[region.volume > 0]] = True
+        return asked
 
     @cached_property
     def fused(self) -> bool:
@@ -176,7 +190,7 @@ class PlanningProblem:
             ("objectives", self.objectives), ("quantity", self.quantity),
             ("minimum_weight", self.minimum_weight), ("fused", self.fused),
             ("spot_scale", self.spot_scale), ("_used", self._used),
-            ("n_nonzeros", int(self.influence.row_nonzeros()[rows].sum())),
+            ("n_nonzeros", int(self.influence.row_nonzeros()[rows].sum(dtype=np.int64))),
         ):  # fmt: skip
             object.__setattr__(problem, name, value)
         if self.fused:

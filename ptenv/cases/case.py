@@ -5,8 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
+from engine.dose import quantities as quantity_kinds
 from engine.dose.influence import InfluenceMatrix
-from engine.dose.quantities import RbeDose
+from engine.dose.quantities import Quantity
 from engine.evaluation.plan_evaluation import PlanEvaluation, StructureRows
 from engine.evaluation.scorecard import ClinicalQuality, metrics_of
 from engine.optimization import objectives as objective_kinds
@@ -66,7 +67,7 @@ class Case:
         return self.influence.grid
 
     @property
-    def quantity(self) -> RbeDose:
+    def quantity(self) -> Quantity:
         return self.problem.quantity
 
     @property
@@ -85,7 +86,24 @@ class Case:
     @cached_property
     def row_reach(self) -> np.ndarray:
         """Sum of every row's entries, (n_rows,) float32: Gy at one particle in every spot."""
-        return self.influence.dose(np.ones(self.influence.n_spots, np.float32))
+        return self.influence.dose(self._ones)
+
+    def reach_at(self, weights: np.ndarray) -> np.ndarray:
+        """Change of every row's dose of one fraction with one more particle in every spot,
+        (n_rows,) float32: the sum of its entries, where dose is a linear product."""
+        if self.quantity.photons is None:
+            return self.row_reach
+        unit = np.full(self.influence.n_rows, 1.0 / self.quantity.scale, np.float32)
+        slopes = self.quantity.slopes(self.influence.products(weights), unit)
+        return (slopes * self._products_of_ones).sum(axis=0)
+
+    @cached_property
+    def _products_of_ones(self) -> np.ndarray:
+        return self.influence.products(self._ones)
+
+    @property
+    def _ones(self) -> np.ndarray:
+        return np.ones(self.influence.n_spots, np.float32)
 
     @cached_property
     def target_rows(self) -> np.ndarray:
@@ -140,7 +158,7 @@ def problem_entry(problem: PlanningProblem) -> tuple[dict, dict[str, np.ndarray]
         if region.distance_mm is not None:
             arrays[f"region{i}.distance_mm"] = region.distance_mm
     description = {
-        "grid": asdict(m.grid), "quantity": asdict(problem.quantity),
+        "grid": asdict(m.grid), "quantity": quantity_entry(problem.quantity),
         "minimum_weight": problem.minimum_weight, "regions": list(problem.structures),
         "objectives": [[type(o).__name__, asdict(o)] for o in problem.objectives],
     }  # fmt: skip
@@ -161,9 +179,19 @@ def problem_from_entry(description: dict, arrays: dict[str, np.ndarray]) -> Plan
     }  # fmt: skip
     objectives = [getattr(objective_kinds, k)(**v) for k, v in description["objectives"]]
     return PlanningProblem(
-        influence, regions, objectives, RbeDose(**description["quantity"]),
+        influence, regions, objectives, quantity_from_entry(description["quantity"]),
         description["minimum_weight"],
     )  # fmt: skip
+
+
+def quantity_entry(quantity: Quantity) -> list:
+    """Kind and settings of a quantity, for the store."""
+    return [type(quantity).__name__, asdict(quantity)]
+
+
+def quantity_from_entry(entry: list) -> Quantity:
+    kind, settings = entry
+    return getattr(quantity_kinds, kind)(**settings)
 
 
 def scored_entry(case, features: tuple[str, ...]) -> tuple[dict, dict[str, np.ndarray]]:

@@ -19,7 +19,7 @@ from ptenv.cases.recipe import (
     patient_content,
 )  # fmt: skip
 
-FORMAT = 3  # of what a dose-shaping case holds; a change of numbers behind it counts it up
+FORMAT = 4  # of what a dose-shaping case holds; a change of numbers behind it counts it up
 MODALITIES = ("photon", "proton")
 STARTS = ("other_goals", "open_fields", "yesterday")
 BEAMS = {"photon": tuple(40.0 * k for k in range(9)), "proton": (60.0, 180.0, 300.0)}

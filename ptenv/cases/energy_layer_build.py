@@ -7,7 +7,6 @@ import numpy as np
 
 from engine.dose.pencil_beam.engine import PencilBeamEngine
 from engine.dose.pencil_beam.traced import TracedRows, trace_rows
-from engine.dose.quantities import RbeDose
 from engine.geometry.arc import TARGET, ArcGeometry, arc_geometry
 from engine.geometry.delivery import DeliveryModel, SwitchingTable
 from engine.machine.library import load_machine
@@ -25,8 +24,8 @@ from ptenv.cases.anchors import quality_anchors
 from ptenv.cases.case import BODY, judged_rows
 from ptenv.cases.energy_layer_case import FIDELITIES, EnergyLayerCase, LayerAnchors
 from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
+from ptenv.cases.modality import biology_of, quantity_of
 from ptenv.cases.progress import teller
-from ptenv.cases.recipe import MACHINE
 from ptenv.cases.scored import (
     hu_on,
     metric_names,
@@ -51,7 +50,9 @@ def build_energy_layer_case(recipe: EnergyLayerRecipe) -> EnergyLayerCase:
     )
     objectives = head_and_neck_objectives(patient)
     voxels = scored_voxels(fraction, objectives)
-    engine = PencilBeamEngine(lateral_cutoff=recipe.lateral_cutoff, ray_pitch_mm=RAY_PITCH_MM)
+    engine = PencilBeamEngine(
+        lateral_cutoff=recipe.lateral_cutoff, ray_pitch_mm=RAY_PITCH_MM, biology=biology_of(recipe)
+    )
     traced = trace_rows(engine, patient, geometry.machine, geometry.beams, grid, voxels)
     regions = regions_on(voxels, {n: f for n, f in fraction.items() if f.any()}, distance)
     regions[BODY] = Region(np.arange(len(voxels)), np.ones(len(voxels)))
@@ -62,7 +63,7 @@ def build_energy_layer_case(recipe: EnergyLayerRecipe) -> EnergyLayerCase:
         case_id=recipe.case_id, key=recipe.key(), recipe=asdict(recipe), geometry=geometry,
         counts=counts, sequencing=sequencing, traced=traced,
         regions=regions, objectives=tuple(o for o in objectives if o.structure in regions),
-        quantity=RbeDose(patient.n_fractions),
+        quantity=quantity_of(recipe, patient.n_fractions),
         sketch_geometry=arc_geometry(
             patient, geometry.machine, recipe.arc, recipe.sketch_settings, patient.targets[0]
         ),
@@ -79,7 +80,7 @@ def arc_inputs(
     recipe: EnergyLayerRecipe,
 ) -> tuple[Patient, ArcGeometry, dict[str, np.ndarray], LayerSequencing]:
     """Patient, arc, spot counts and times: all that is known before any dose."""
-    patient, machine = recipe.read_patient(), load_machine(MACHINE)
+    patient, machine = recipe.read_patient(), load_machine(recipe.machine)
     geometry = arc_geometry(patient, machine, recipe.arc, recipe.arc_settings, patient.targets[0])
     counts = spot_counts(geometry)
     return patient, geometry, counts, _sequencing(geometry, counts[TARGET], recipe)

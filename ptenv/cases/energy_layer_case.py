@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.dose.influence import InfluenceMatrix
 from engine.dose.pencil_beam.traced import TracedRows
-from engine.dose.quantities import RbeDose
+from engine.dose.quantities import Quantity
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import ClinicalQuality, metrics_of
 from engine.geometry.arc import Arc, ArcGeometry, ArcSettings, PointCoverage
@@ -21,9 +21,15 @@ from engine.optimization.layer_sequencing import LayerSequencing
 from engine.optimization.regions import Region
 from engine.patient.grid import Grid
 from ptenv.cases.anchors import HIGHEST_SCORE, LOWEST_SCORE, SMALLEST_GAP
-from ptenv.cases.case import BODY, judged_rows, stored_region
+from ptenv.cases.case import (
+    BODY,
+    judged_rows,
+    quantity_entry,
+    quantity_from_entry,
+    stored_region,
+)  # fmt: skip
 from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
-from ptenv.cases.recipe import MACHINE
+from ptenv.cases.modality import biology_of
 
 FIDELITIES = ("plan", "sketch")
 _RASTER = ("meets", "u_mm", "v_mm")  # what differs between the plan's and the sketch's arc
@@ -103,7 +109,7 @@ class EnergyLayerCase:
     traced: TracedRows
     regions: dict[str, Region]
     objectives: tuple
-    quantity: RbeDose
+    quantity: Quantity
     sketch_geometry: ArcGeometry
     sketch_rows: np.ndarray
     evaluation: PlanEvaluation
@@ -307,7 +313,7 @@ class EnergyLayerCase:
             "layers_per_angle": s.layers_per_angle, "counts": list(self.counts),
             "regions": list(self.regions),
             "objectives": [[type(o).__name__, asdict(o)] for o in self.objectives],
-            "quantity": asdict(self.quantity), "judged": list(self.evaluation.structures),
+            "quantity": quantity_entry(self.quantity), "judged": list(self.evaluation.structures),
             "prescription_gy": self.prescription_gy, "volumes_cm3": self.volumes_cm3,
             "kept": list(self.kept or {}), "anchors": self.anchors.as_dict(),
         }  # fmt: skip
@@ -317,8 +323,8 @@ class EnergyLayerCase:
     def from_entry(cls, description: dict, arrays: dict[str, np.ndarray]) -> "EnergyLayerCase":
         """A case whose arrays are the store's own, mapped read-only."""
         d, a = description, arrays
-        machine, grid = load_machine(MACHINE), Grid(**d["grid"])
-        settings = EnergyLayerRecipe(**d["recipe"])
+        settings, grid = EnergyLayerRecipe(**d["recipe"]), Grid(**d["grid"])
+        machine = load_machine(settings.machine)
         geometry = _stored_geometry(d, a, machine, settings.arc, settings.arc_settings, "")
         sketch = _stored_geometry(
             d, a, machine, settings.arc, settings.sketch_settings, "sketch."
@@ -332,7 +338,7 @@ class EnergyLayerCase:
         counts = {name: a[f"counts.{name}"] for name in d["counts"]}
         traced = TracedRows(
             machine, geometry.beams, grid, a["voxels"], a["z_in_mm"], a["z_out_mm"],
-            d["lateral_cutoff"],
+            d["lateral_cutoff"], biology_of(settings),
         )  # fmt: skip
         evaluation = judged_rows(
             regions, d["judged"], len(a["voxels"]), d["volumes_cm3"], d["prescription_gy"]
@@ -345,7 +351,7 @@ class EnergyLayerCase:
                 d["layers_per_angle"],
             ),
             objectives=tuple(getattr(objective_kinds, k)(**v) for k, v in d["objectives"]),
-            quantity=RbeDose(**d["quantity"]), sketch_geometry=sketch,
+            quantity=quantity_from_entry(d["quantity"]), sketch_geometry=sketch,
             sketch_rows=a["sketch_rows"],
             evaluation=evaluation, prescription_gy=d["prescription_gy"],
             volumes_cm3=d["volumes_cm3"], hu=a["hu"],

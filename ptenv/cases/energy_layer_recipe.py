@@ -6,6 +6,14 @@ from engine.geometry.arc import MAX_LAYERS, Arc, ArcSettings
 from engine.geometry.scenarios import Scenario, setup_and_range
 from engine.patient.patient import Patient
 from engine.patient.single_target import single_target
+from ptenv.cases.modality import (
+    MODALITY_BOUNDS,
+    MODALITY_COUNTS,
+    MODALITY_OPTIONAL,
+    PROTONS,
+    check_modality,
+    prescribed,
+)  # fmt: skip
 from ptenv.cases.recipe import (
     digest_of_content,
     machine_content,
@@ -15,7 +23,7 @@ from ptenv.cases.recipe import (
     patient_content,
 )  # fmt: skip
 
-FORMAT = 1  # of what an energy-layer case holds; a change of numbers behind it counts it up
+FORMAT = 2  # of what an energy-layer case holds; a change of numbers behind it counts it up
 
 _BOUNDS = {
     "ct_spacing_mm": (0.5, 8.0), "dose_grid_mm": (0.5, 20.0), "ring_mm": (1.0, 100.0),
@@ -26,13 +34,13 @@ _BOUNDS = {
     "switch_up_s": (0.0, 60.0), "switch_down_s": (0.0, 60.0), "switch_s_per_mev": (0.0, 5.0),
     "gantry_deg_per_s": (0.1, 60.0), "evaluations": (2, 10_000), "sketch_evaluations": (2, 10_000),
     "bound_evaluations": (2, 10_000), "sketch_rows": (10, 10**6), "bound_layers": (1, MAX_LAYERS),
-    "sketch_spacing_mm": (1.0, 50.0), "sketch_cutoff": (1e-6, 0.1),
+    "sketch_spacing_mm": (1.0, 50.0), "sketch_cutoff": (1e-6, 0.1), **MODALITY_BOUNDS,
 }  # fmt: skip
 _COUNTS = (
     "n_angles", "n_layers", "layers_per_angle", "n_points", "evaluations", "sketch_evaluations",
-    "bound_evaluations", "sketch_rows", "bound_layers",
+    "bound_evaluations", "sketch_rows", "bound_layers", *MODALITY_COUNTS,
 )  # fmt: skip
-_OPTIONAL = ("layer_spacing_mm", "target_volume_cm3", "sketch_rows")
+_OPTIONAL = ("layer_spacing_mm", "target_volume_cm3", "sketch_rows", *MODALITY_OPTIONAL)
 _LISTS = ("target_volume_cm3", "limits")
 
 
@@ -49,7 +57,8 @@ class EnergyLayerRecipe:
     ``sketch_rows`` sampled voxels (None: all) with spots ``sketch_spacing_mm`` apart: fewer voxels
     alone would let the spots between them do as they please. The bound is a plan of the
     ``bound_layers`` heaviest layers an angle. ``keep_influence`` stores the matrices of all
-    layers, for small arcs.
+    layers, for small arcs. ``machine``, ``biology``, ``tissue``, ``rbe``, ``fraction_gy`` and
+    ``n_fractions`` as in ``VoxelMaskRecipe``.
     """
 
     patient: str
@@ -57,6 +66,12 @@ class EnergyLayerRecipe:
     ct_spacing_mm: float = 3.0  # of procedural patients
     target_volume_cm3: tuple[float, float] | None = None  # of procedural head-and-neck patients
     level: str | None = None  # of procedural head-and-neck patients: L0 … L4
+    machine: str = PROTONS
+    biology: str | None = None
+    tissue: str = "chordoma"
+    rbe: float = 1.1
+    fraction_gy: float | None = None
+    n_fractions: int | None = None
     dose_grid_mm: float = 4.0
     ring_mm: float = 15.0
     n_angles: int = 72
@@ -99,13 +114,14 @@ class EnergyLayerRecipe:
         if self.side not in (None, "left", "right"):
             raise ValueError(f"side={self.side!r} is unknown; left, right or None for both.")
         object.__setattr__(self, "keep_influence", bool(self.keep_influence))
+        check_modality(self)
         self.arc  # noqa: B018  refuses what is no arc, before a patient is read
 
     def key(self) -> str:
         """Hash of all that the case depends on: settings, files of patient and machine, FORMAT."""
         content = {
             "format": FORMAT, "kind": "energy layer", **asdict(self),
-            "patient": patient_content(self.patient), "machine": machine_content(),
+            "patient": patient_content(self.patient), "machine": machine_content(self.machine),
         }  # fmt: skip
         return digest_of_content(content)
 
@@ -140,4 +156,4 @@ class EnergyLayerRecipe:
         patient = named_patient(
             self.patient, self.ct_spacing_mm, self.level, self.target_volume_cm3
         )
-        return single_target(patient, self.side)
+        return prescribed(single_target(patient, self.side), self)

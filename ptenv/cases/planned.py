@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from engine.dose.influence import InfluenceMatrix
-from engine.dose.quantities import RbeDose
+from engine.dose.quantities import Quantity
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import Goal
 from engine.geometry.plan import Plan
@@ -67,21 +67,22 @@ class Planned:
 
 def planned(
     patient: Patient, dose_grid_mm: float, ring_mm: float,
-    influence: Callable[[Grid, np.ndarray], InfluenceMatrix], quantity: RbeDose,
-    minimum_weight: float,
+    influence: Callable[[Grid, np.ndarray], InfluenceMatrix], quantity: Quantity,
+    minimum_weight: float, ring_objectives: bool = True,
 ) -> Planned:  # fmt: skip
     """The default objectives of a patient on the rows that they ask for; ``influence`` computes
-    the matrix of flat voxel indices on a dose grid."""
+    the matrix of flat voxel indices on a dose grid. The ring's rows are there to be judged even
+    without ``ring_objectives``."""
     grid = scored_grid(patient, dose_grid_mm, ring_mm)
     fraction, distance = head_and_neck_fractions(patient, structures_on(patient, grid), ring_mm)
     objectives = head_and_neck_objectives(patient)
     voxels = scored_voxels(fraction, objectives)
     regions = regions_on(voxels, {n: f for n, f in fraction.items() if f.any()}, distance)
     regions[BODY] = Region(np.arange(len(voxels)), np.ones(len(voxels)))
-    problem = PlanningProblem(
-        influence(grid, voxels), regions, [o for o in objectives if o.structure in regions],
-        quantity, minimum_weight,
-    )  # fmt: skip
+    asked = [o for o in objectives if o.structure in regions]
+    if not ring_objectives:
+        asked = [o for o in asked if o.structure != RING]
+    problem = PlanningProblem(influence(grid, voxels), regions, asked, quantity, minimum_weight)
     names = [n for n in (*patient.targets, *patient.organs, RING, BODY) if n in regions]
     volumes = {n: scored_volume_cm3(fraction, n, grid, len(voxels)) for n in names}
     prescriptions = {t: float(g) for t, g in patient.prescription_gy.items()}

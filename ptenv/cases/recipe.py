@@ -16,9 +16,17 @@ from engine.machine.library import DATA as MACHINES
 from engine.patient.patient import Patient
 from engine.patient.phantom_nasopharynx import nasopharynx
 from engine.patient.phantoms import head_and_neck
+from engine.patient.single_target import single_target
+from ptenv.cases.modality import (
+    MODALITY_BOUNDS,
+    MODALITY_COUNTS,
+    MODALITY_OPTIONAL,
+    PROTONS,
+    check_modality,
+    prescribed,
+)  # fmt: skip
 
-FORMAT = 6  # of what a case holds; a change of numbers anywhere behind it counts it up
-MACHINE = "generic_proton"
+FORMAT = 7  # of what a case holds; a change of numbers anywhere behind it counts it up
 SPLITS = {
     "train": range(0, 10_000),
     "validation": range(10_000, 10_100),
@@ -33,10 +41,14 @@ _BOUNDS = {
     "layer_spacing_mm": (0.5, 50.0), "lateral_margin_mm": (0.0, 50.0),
     "lateral_cutoff": (1e-6, 0.1), "ring_mm": (1.0, 100.0), "n_anchor_masks": (1, 1000),
     "converged_evaluations": (1, 10**6), "quality_evaluations": (1, 10**6),
+    **MODALITY_BOUNDS,
 }  # fmt: skip
-_COUNTS = ("n_anchor_masks", "converged_evaluations", "quality_evaluations")
-_OPTIONAL = ("layer_spacing_mm", "lateral_margin_mm", "target_volume_cm3")
-_LISTS = ("target_volume_cm3", "gantry_deg", "budgets")
+_COUNTS = ("n_anchor_masks", "converged_evaluations", "quality_evaluations", *MODALITY_COUNTS)
+_OPTIONAL = (
+    "layer_spacing_mm", "lateral_margin_mm", "target_volume_cm3", "couch_deg", *MODALITY_OPTIONAL
+)  # fmt: skip
+_LISTS = ("target_volume_cm3", "gantry_deg", "couch_deg", "budgets")
+PATTERNS = ("hexagonal", "square")
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,12 @@ class VoxelMaskRecipe:
 
     ``dose_grid_mm`` sets the voxel density in the target (1.7 mm: 204 per cm³). ``patient`` is
     "head-and-neck-NUMBER" (the number is the seed) or "openkbp:PATH".
+
+    ``single_target`` leaves the target of the highest dose alone. Without ``ring_objectives`` the
+    ring of normal tissue is judged but not optimized, as in Quarz 2024. ``machine``, ``biology``
+    ("lem1", "mkm", "constant", None: physical dose times ``rbe``) and ``tissue`` are the ions and
+    what their dose counts for; ``fraction_gy`` (Gy (RBE), of the highest target) and
+    ``n_fractions`` replace the patient's own prescription.
     """
 
     patient: str
@@ -52,12 +70,22 @@ class VoxelMaskRecipe:
     target_volume_cm3: tuple[float, float] | None = None  # of procedural patients
     level: str | None = None  # of procedural patients: L0 … L4
     dose_grid_mm: float = 1.7
+    single_target: bool = False
+    machine: str = PROTONS
+    biology: str | None = None
+    tissue: str = "chordoma"
+    rbe: float = 1.1
+    fraction_gy: float | None = None
+    n_fractions: int | None = None
     gantry_deg: tuple[float, ...] = (60.0, 180.0, 300.0)
+    couch_deg: tuple[float, ...] | None = None  # None: 0 for every field
     spot_spacing_mm: float = 5.0
+    spot_pattern: str = "hexagonal"
     layer_spacing_mm: float | None = None
     lateral_margin_mm: float | None = None
     lateral_cutoff: float = 0.005
     ring_mm: float = 15.0
+    ring_objectives: bool = True
     budgets: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2)  # of keep-all at 100 evaluations
     n_anchor_masks: int = 10
     converged_evaluations: int = 300
@@ -73,21 +101,39 @@ class VoxelMaskRecipe:
             raise ValueError("gantry_deg is empty; give at least one field.")
         if self.target_volume_cm3 is not None and len(self.target_volume_cm3) != 2:
             raise ValueError(f"target_volume_cm3={self.target_volume_cm3} must be (low, high).")
-        for angle in self.gantry_deg:
-            Beam(angle)  # refuses what is no angle, before a patient is read
+        if self.couch_deg is not None and len(self.couch_deg) != len(self.gantry_deg):
+            raise ValueError(
+                f"couch_deg={self.couch_deg} must have one angle for each of the gantry's "
+                f"{len(self.gantry_deg)}, or be None."
+            )
+        if self.spot_pattern not in PATTERNS:
+            raise ValueError(
+                f"spot_pattern={self.spot_pattern!r} is unknown; choose from {list(PATTERNS)}."
+            )
+        for name in ("single_target", "ring_objectives"):
+            object.__setattr__(self, name, bool(getattr(self, name)))
+        check_modality(self)
+        self.beams  # noqa: B018  refuses what is no angle, before a patient is read
+
+    @property
+    def beams(self) -> list[Beam]:
+        couch = self.couch_deg or (0.0,) * len(self.gantry_deg)
+        return [Beam(g, couch_deg=c) for g, c in zip(self.gantry_deg, couch)]
 
     def key(self) -> str:
         """Hash of all that the case depends on: settings, files of patient and machine, FORMAT."""
         content = {
             "format": FORMAT, **asdict(self), "patient": patient_content(self.patient),
-            "machine": machine_content(),
+            "machine": machine_content(self.machine),
         }  # fmt: skip
         return digest_of_content(content)
 
     def read_patient(self) -> Patient:
-        return named_patient(
+        """The patient with the targets and the prescription of this recipe."""
+        patient = named_patient(
             self.patient, self.ct_spacing_mm, self.level, self.target_volume_cm3
         )
+        return prescribed(single_target(patient) if self.single_target else patient, self)
 
     @property
     def case_id(self) -> str:
@@ -100,8 +146,9 @@ def digest_of_content(content: dict) -> str:
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def machine_content() -> str:
-    return _digest(MACHINES / f"{MACHINE}.npz")
+def machine_content(machine: str = PROTONS) -> str:
+    """What stands for a machine in a key: the hash of its file."""
+    return _digest(MACHINES / f"{machine}.npz")
 
 
 def patient_content(patient: str) -> str:

@@ -14,6 +14,7 @@ from engine.geometry.scenarios import NOMINAL, Scenario
 from engine.machine.library import load_machine
 from engine.patient.patient import Patient
 from ptenv.cases.case import Case
+from ptenv.cases.modality import biology_of
 from ptenv.cases.recipe import VoxelMaskRecipe
 
 ROWS_PER_BATCH = 50_000  # of a scenario's matrix, which is not kept
@@ -69,7 +70,8 @@ def patient_of(case: Case) -> Patient:
 
 def engine_of(case: Case) -> PencilBeamEngine:
     """The engine that made the case's matrix."""
-    return PencilBeamEngine(lateral_cutoff=case.recipe["lateral_cutoff"])
+    recipe = VoxelMaskRecipe(**case.recipe)
+    return PencilBeamEngine(lateral_cutoff=recipe.lateral_cutoff, biology=biology_of(recipe))
 
 
 def _doses(case, patient, plan, weights, scenario) -> np.ndarray:
@@ -79,7 +81,7 @@ def _doses(case, patient, plan, weights, scenario) -> np.ndarray:
         part = slice(first, first + ROWS_PER_BATCH)
         matrix = engine.influence(patient, plan, case.grid, scenario, voxels=voxels[part])
         for dose, w in zip(doses, weights):
-            dose[part] = case.quantity.value(matrix.dose(w))
+            dose[part] = case.quantity.value(case.quantity.of_fraction(matrix, w))
     return doses
 
 

@@ -9,7 +9,6 @@ from gymnasium import spaces
 from engine.geometry.arc import energy_ladder
 from engine.machine.library import load_machine
 from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
-from ptenv.cases.recipe import MACHINE
 
 if TYPE_CHECKING:
     from ptenv.envs.energy_layer import State
@@ -29,7 +28,7 @@ class PlaneObserver:
 
     @classmethod
     def of(cls, recipe: EnergyLayerRecipe) -> "PlaneObserver":
-        machine = load_machine(MACHINE)
+        machine = load_machine(recipe.machine)
         ladder = energy_ladder(machine, recipe.n_layers, recipe.layer_spacing_mm)
         return cls(recipe.n_angles, len(ladder))
 

@@ -22,8 +22,22 @@ MAX_ROUNDS = 8
 SPENT = 0.01  # of the episode's work: less than this left is a spent budget
 LEAST_SHARE = 0.02  # of the work left that a round may take at least
 
+CARBON = dict(  # plans as Quarz et al. 2024 make them: 60 Gy (RBE) in fractions of 3
+    machine="generic_carbon", biology="lem1", fraction_gy=3.0, n_fractions=20,
+    single_target=True, ring_objectives=False, spot_pattern="square", gantry_deg=(60.0, 300.0),
+)  # fmt: skip
 PRESETS = {
     "full": dict(),
+    "carbon": dict(
+        **CARBON, spot_spacing_mm=3.0, ring_mm=8.0, lateral_cutoff=0.01, budgets=(0.025, 0.05, 0.1, 0.2, 1.0),
+        n_anchor_masks=3, converged_evaluations=200, quality_evaluations=30,
+    ),
+    "carbon-mini": dict(
+        **CARBON, ct_spacing_mm=4.0, target_volume_cm3=(8.0, 20.0), dose_grid_mm=3.5,
+        spot_spacing_mm=5.0, ring_mm=8.0, lateral_cutoff=0.01,
+        budgets=(0.025, 0.05, 0.1, 0.2, 1.0), n_anchor_masks=5, converged_evaluations=300,
+        quality_evaluations=60,
+    ),
     "mini": dict(
         ct_spacing_mm=4.0, target_volume_cm3=(8.0, 20.0), dose_grid_mm=3.5,
         gantry_deg=(60.0, 300.0), spot_spacing_mm=5.0, layer_spacing_mm=5.0,
@@ -70,8 +84,9 @@ class State:
 
     @property
     def pull(self) -> np.ndarray:
-        """How much each row pulls on the weights, |∂F/∂d_i| · Σ_j d_ij, by the candidates' mean."""
-        pull = np.abs(self.row_slope) * self.case.row_reach
+        """How much each row pulls on the weights, |∂F/∂d_i| · Σ_j ∂d_i/∂w_j, by the candidates'
+        mean."""
+        pull = np.abs(self.row_slope) * self.case.reach_at(self.weights)
         mean = float(pull[self.case.candidates].mean()) if self.case.candidates.any() else 0.0
         return pull / mean if mean > 0 else np.ones(len(pull))
 
@@ -165,7 +180,7 @@ class VoxelMaskTask:
 
 
 class VoxelMaskEnv(gym.Env):
-    """Choose the voxels of a proton plan's optimization, round by round, within a work budget.
+    """Choose the voxels of a plan's optimization, round by round, within a work budget.
 
     ### Description
     A planner optimizes spot weights on the voxels that the agent chooses and is judged on all of
@@ -174,6 +189,9 @@ class VoxelMaskEnv(gym.Env):
     share of the work, optimizes from where the last ended, and sees dose and violations on all
     voxels (that look is free). What a choice exceeds is thinned by seed. A structure that a mask
     empties keeps one seeded voxel. After Quarz et al., Phys. Med. Biol. 69 (2024) 155014.
+    Plans are of protons with three fields; the carbon presets treat the target of the highest
+    dose with two fields of carbon ions, 20 fractions of 3 Gy (RBE) after LEM I, as the paper
+    does, and may also spend all of keep-all's work (a budget of 1, which has no anchors).
 
     ### Action space
     | action | space | meaning |
@@ -215,7 +233,8 @@ class VoxelMaskEnv(gym.Env):
     ### Arguments
     ``case``: "head-and-neck-NUMBER" or "openkbp:PATH"; None samples. ``split``: train, validation,
     test. ``n_patients``: size of the pool. ``action``, ``observation``, ``reward``: as above.
-    ``budget``: one of the case's shares, or None. ``preset``: full or mini. ``recipe``: overrides
+    ``budget``: one of the case's shares, or None. ``preset``: full, mini, carbon or carbon-mini
+    (``recipe`` takes ``machine``, ``biology``, ``tissue``, … with any). ``recipe``: overrides
     of ``ptenv.cases.recipe.VoxelMaskRecipe``. ``volume_size``: (nz, ny, nx). ``max_rows``: length
     of "mask" actions. ``mask_evaluations``: of a round with a "mask" action. ``cache``: use the
     disk cache.

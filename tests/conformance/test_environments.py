@@ -47,6 +47,8 @@ SMALL = {
     "ptenv/VoxelMask-oneshot-v0": {**TWO, "recipe": COARSE},
     "ptenv/VoxelMask-mini-v0": TWO,
     "ptenv/VoxelMask-oneshot-mini-v0": TWO,
+    "ptenv/VoxelMask-oneshot-carbon-v0": {**TWO, "recipe": {**COARSE, "budgets": [0.1, 0.2]}},
+    "ptenv/VoxelMask-oneshot-carbon-mini-v0": {**TWO, "recipe": {"budgets": [0.1, 0.2]}},
     "ptenv/EnergyLayer-v0": {**TWO, "recipe": FEW_ANGLES},
     "ptenv/EnergyLayer-2deg-v0": {**TWO, "recipe": {**FEW_ANGLES, "n_angles": 12}},
     "ptenv/EnergyLayer-mini-v0": {**TWO, "recipe": {"n_angles": 12}},

@@ -7,6 +7,7 @@ import numpy as np
 from engine.dose.influence import FACTOR_MAX, LANES, MAX_PLACES_PER_BEAM, ROOT_MAX
 from engine.dose.pencil_beam import _kernels as kernels
 from engine.geometry.plan import Plan
+from engine.machine.biology import layer_biology
 from engine.machine.depth_kernels import LayerKernel, layer_kernel
 from engine.physics.biology import BiologicalModel
 from engine.physics.constants import GY_MM2_PER_MEV_CM2_G
@@ -189,8 +190,6 @@ def _kernel(plan: Plan, beam: int, energy_index: int) -> LayerKernel:
 
 def _biology(plan: Plan, beam: int, energy_index: int, model: BiologicalModel) -> np.ndarray:
     """α and √β of one layer, (2, n_depths)."""
-    from engine.machine.biology import layer_biology
-
     name = plan.beams[beam].range_shifter
     shifter = None if name is None else plan.machine.range_shifter(name)
     return layer_biology(plan.machine, energy_index, model, shifter)
@@ -248,9 +247,10 @@ def _reach2(core, halo, weight, cutoff: float) -> np.ndarray:
     Newton on the logarithm, convex and nearly straight, from the reach of the wider of the two.
     """
     w = np.maximum(np.asarray(weight, dtype=np.float64), 1e-30)
-    reach2 = np.maximum(2 * core * np.log((1 - w) / cutoff), 2 * halo * np.log(w / cutoff))
+    w_core = np.maximum(1 - w, 1e-30)  # behind the range of carbon ions all is halo
+    reach2 = np.maximum(2 * core * np.log(w_core / cutoff), 2 * halo * np.log(w / cutoff))
     for _ in range(6):
-        inner, outer = (1 - w) * np.exp(-reach2 / (2 * core)), w * np.exp(-reach2 / (2 * halo))
+        inner, outer = w_core * np.exp(-reach2 / (2 * core)), w * np.exp(-reach2 / (2 * halo))
         beyond, slope = inner + outer, inner / (2 * core) + outer / (2 * halo)
         reach2 += np.log(beyond / cutoff) * beyond / slope
     return reach2

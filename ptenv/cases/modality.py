@@ -1,0 +1,84 @@
+"""With which ions a case is treated, and what their dose counts for.
+
+Recipes that offer the choice hold the fields of ``MODALITY``: a machine, a biological model of
+it (None: physical dose times a constant RBE), and the prescription of one fraction.
+"""
+
+from dataclasses import replace
+from typing import Protocol
+
+from engine.dose.quantities import BiologicalDose, Quantity, RbeDose
+from engine.machine.ion import IonMachine
+from engine.machine.library import available_machines, load_machine
+from engine.patient.patient import Patient
+from engine.physics.biology import BiologicalModel
+from engine.physics.constant_rbe import ConstantRbe
+from engine.physics.lem import Lem1, tissue
+from engine.physics.mkm import Mkm
+
+PROTONS = "generic_proton"
+BIOLOGIES = ("lem1", "mkm", "constant")
+MODALITY_BOUNDS = {"rbe": (0.1, 10.0), "fraction_gy": (0.1, 30.0), "n_fractions": (1, 60)}
+MODALITY_COUNTS = ("n_fractions",)
+MODALITY_OPTIONAL = ("fraction_gy", "n_fractions")
+
+
+class Modality(Protocol):
+    """Fields of a recipe; ``rbe`` counts where the biology is None or "constant"."""
+
+    machine: str
+    biology: str | None
+    tissue: str
+    rbe: float
+    fraction_gy: float | None
+    n_fractions: int | None
+
+
+def check_modality(recipe: Modality) -> None:
+    """Refuse unknown machines, models and tissues before a patient is read."""
+    known = [name for name in available_machines() if isinstance(load_machine(name), IonMachine)]
+    if recipe.machine not in known:
+        raise ValueError(f"machine={recipe.machine!r} is unknown here; choose from {known}.")
+    if recipe.biology not in (None, *BIOLOGIES):
+        raise ValueError(
+            f"biology={recipe.biology!r} is unknown; choose from {list(BIOLOGIES)}, or None for "
+            "physical dose times rbe."
+        )
+    if recipe.biology is not None and load_machine(recipe.machine).spectra is None:
+        raise ValueError(
+            f"biology={recipe.biology!r}: {recipe.machine} has no spectra of its ions; take "
+            "generic_carbon, or biology=None."
+        )
+    tissue(recipe.tissue)  # refuses an unknown one
+
+
+def biology_of(recipe: Modality) -> BiologicalModel | None:
+    """The biological model that the engine is given."""
+    if recipe.biology is None:
+        return None
+    if recipe.biology == "mkm":
+        return Mkm()
+    cells = tissue(recipe.tissue)
+    return Lem1(cells) if recipe.biology == "lem1" else ConstantRbe(recipe.rbe, cells)
+
+
+def quantity_of(recipe: Modality, n_fractions: int) -> Quantity:
+    """Course dose in Gy (RBE)."""
+    model = biology_of(recipe)
+    if model is None:
+        return RbeDose(n_fractions, recipe.rbe)
+    return BiologicalDose(
+        n_fractions, model.alpha_x_per_gy, model.beta_x_per_gy2, model.threshold_gy
+    )
+
+
+def prescribed(patient: Patient, recipe: Modality) -> Patient:
+    """The patient with the recipe's dose and number of fractions, where it names them.
+
+    The highest target gets ``fraction_gy`` a fraction, the others keep their ratio to it.
+    """
+    n_fractions = recipe.n_fractions or patient.n_fractions
+    highest_gy = patient.prescription_gy[patient.targets[0]]
+    course_gy = highest_gy if recipe.fraction_gy is None else recipe.fraction_gy * n_fractions
+    doses = {t: gy * course_gy / highest_gy for t, gy in patient.prescription_gy.items()}
+    return replace(patient, prescription_gy=doses, n_fractions=n_fractions)
