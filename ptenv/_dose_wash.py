@@ -96,8 +96,10 @@ def structure_colors(names: Sequence[str], targets: Sequence[str] = ()) -> dict[
     return colors
 
 
-def dose_label(rbe: float) -> str:
-    """What an axis of doses says; photons have RBE 1."""
+def dose_label(rbe: float | None) -> str:
+    """What an axis of doses says; photons have RBE 1, that of carbon ions varies (None)."""
+    if rbe is None:
+        return "dose in Gy (RBE)"
     if rbe == 1.0:
         return "dose in Gy"
     return f"dose in Gy (RBE), RBE {rbe:g}"
@@ -105,7 +107,7 @@ def dose_label(rbe: float) -> str:
 
 def draw_cuts(
     scene: Scene, figure, panels, title: str, explained: Collection[str] = (),
-    rbe: float = PROTON_RBE, scale: Scale | None = None,
+    rbe: float | None = PROTON_RBE, scale: Scale | None = None,
 ) -> None:  # fmt: skip
     """The three cuts with their scale, by default of a dose in Gy (RBE).
 

@@ -46,7 +46,7 @@ def dose_wash(
     at_mm: Sequence[float] | None = None,
     title: str = "",
     width_px: int = 1200,
-    rbe: float = PROTON_RBE,
+    rbe: float | None = PROTON_RBE,
 ) -> "Figure":
     """Axial, coronal and sagittal cuts of the CT under a dose (nz, ny, nx) in Gy (RBE).
 
@@ -91,7 +91,7 @@ def dvh_figure(
     *,
     title: str = "",
     width_px: int = 900,
-    rbe: float = PROTON_RBE,
+    rbe: float | None = PROTON_RBE,
 ) -> "Figure":
     """Cumulative histograms; those of a ``reference`` plan are dashed, prescriptions marked."""
     figure = _figure(width_px, 0.6)
@@ -111,7 +111,7 @@ def case_picture(
     notes: str = "",
     title: str = "",
     width_px: int = 1200,
-    rbe: float = PROTON_RBE,
+    rbe: float | None = PROTON_RBE,
 ) -> "Figure":
     """One picture a case: dose wash with the chosen voxels, the histograms below, notes beside."""
     scene = Scene(patient, dose_gy, dose_grid, chosen, structures, None)
@@ -296,7 +296,7 @@ def save(figure: "Figure", path: str | Path) -> Path:
 
 
 def _draw_dvh(
-    axes: "Axes", histograms, prescription_gy, reference, title: str, rbe: float = PROTON_RBE
+    axes: "Axes", histograms, prescription_gy, reference, title: str, rbe: float | None = PROTON_RBE
 ) -> None:
     if not histograms:
         raise ValueError("histograms is empty; give at least one structure's Dvh.")

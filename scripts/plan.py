@@ -24,7 +24,7 @@ from engine.optimization.regions import Region, regions_on
 from engine.parallel import set_threads
 from engine.patient.ct import override_material
 from engine.patient.grid import Grid
-from engine.patient.patient import Patient
+from engine.patient.patient import Patient, prescribed
 from engine.patient.structures import DoseStructures, on_grid, resample_fraction, ring
 from scripts import final_dose, plan_files
 from scripts.record import dose_progress, output_folder, save_record, solver_progress, stage
@@ -166,9 +166,10 @@ def _checked_spacing_mm(spacing_mm: float) -> float:
 
 
 def _patient(cfg: DictConfig) -> Patient:
-    """The patient, with other prescriptions where some are wished."""
+    """The patient, with other fractions and prescriptions where some are wished."""
     patient = instantiate(cfg.patient, _convert_="all")
     wished = {str(name): gy for name, gy in (cfg.prescription_gy or {}).items()}
+    patient = prescribed(patient, cfg.fraction_gy, cfg.n_fractions)
     return replace(patient, prescription_gy={**patient.prescription_gy, **wished})
 
 
@@ -231,7 +232,7 @@ def _about_solution(solution, plan: Plan, problem: PlanningProblem) -> list[str]
         f"objective {solution.trace[0, 1]:.4g} → {solution.value:.4g}",
         f"{solution.n_iterations} iterations, {solution.n_evaluations} evaluations",
         solution.reason.replace("_", " "),
-        f"{np.count_nonzero(plan.weights)} spots of {problem.minimum_weight:.2g} protons or more",
+        f"{np.count_nonzero(plan.weights)} spots of {problem.minimum_weight:.2g} ions or more",
     ]
 
 

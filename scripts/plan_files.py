@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.dose.influence import InfluenceMatrix
-from engine.dose.quantities import RbeDose
+from engine.dose.quantities import Quantity
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import ScoreTable
 from engine.geometry.plan import Plan
@@ -26,7 +26,7 @@ class Made:
     patient: Patient
     plan: Plan
     influence: InfluenceMatrix
-    quantity: RbeDose
+    quantity: Quantity
     solution: Solution
     dose: PlanDose
     evaluation: PlanEvaluation
@@ -35,7 +35,7 @@ class Made:
 
 
 def write_plan(
-    patient: Patient, plan: Plan, quantity: RbeDose, solution: Solution, folder: Path
+    patient: Patient, plan: Plan, quantity: Quantity, solution: Solution, folder: Path
 ) -> list[str]:
     """Write what the optimization made, which needs no final dose; returns the files' names."""
     _plan(patient, plan, quantity, folder / "plan.json")
@@ -60,7 +60,10 @@ def write(made: Made, folder: Path) -> list[str]:
     return list(writers)
 
 
-def _plan(patient: Patient, plan: Plan, quantity: RbeDose, path: Path) -> None:
+_PARTICLES = {0: "monitor units", 1: "protons", 6: "carbon ions"}
+
+
+def _plan(patient: Patient, plan: Plan, quantity: Quantity, path: Path) -> None:
     """Beams → layers → spots with weights; spots of weight 0 are left out."""
     beams = []
     for index, beam in enumerate(plan.beams):
@@ -73,7 +76,7 @@ def _plan(patient: Patient, plan: Plan, quantity: RbeDose, path: Path) -> None:
         "n_fractions": patient.n_fractions,
         "prescription_gy_rbe": dict(patient.prescription_gy),
         "rbe": quantity.rbe,
-        "weights": "protons per fraction",
+        "weights": f"{_PARTICLES[getattr(plan.machine, 'charge', 0)]} per fraction",
         "spots": "u_mm, v_mm in the isocenter plane of the beam's eye view, weight",
         "beams": beams,
     }

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.dose.influence import InfluenceMatrix
+from engine.physics.biology import BiologicalModel
 from engine.physics.rbe_dose import photon_effect, rbe_weighted_dose
 
 
@@ -134,3 +135,10 @@ class BiologicalDose:
         """Dose of equal effect and its derivative by the effect, float32 as in the kernels."""
         effect = products[1] + products[2] * products[2]
         return rbe_weighted_dose(np.maximum(effect, np.float32(0.0)), self)
+
+
+def biological_dose(model: BiologicalModel, n_fractions: int) -> BiologicalDose:
+    """The dose that photons would have to give for what ``model`` says that ions do."""
+    return BiologicalDose(
+        n_fractions, model.alpha_x_per_gy, model.beta_x_per_gy2, model.threshold_gy
+    )

@@ -132,13 +132,17 @@ class ScoredGoal:
     score: float
 
 
+def _rbe(rbe: float | None) -> str:
+    return "by a model" if rbe is None else f"{rbe:g}"
+
+
 @dataclass(frozen=True)
 class ScoreTable:
     """What a scorecard says of one plan: its rows and one normalized number."""
 
     rows: tuple[ScoredGoal, ...]
     total: float
-    rbe: float = 1.1  # of the doses that were judged; said where they are shown
+    rbe: float | None = 1.1  # of the doses that were judged; None: it varies
 
     @property
     def n_met(self) -> int:
@@ -162,7 +166,7 @@ class ScoreTable:
         ]  # fmt: skip
         text.insert(1, "-" * max(map(len, text)))
         text.append(f"{self.n_met} of {len(self.rows)} goals met; score {self.total:.3f}. "
-                    f"Doses in Gy (RBE), RBE {self.rbe:g}.")  # fmt: skip
+                    f"Doses in Gy (RBE), RBE {_rbe(self.rbe)}.")  # fmt: skip
         return "\n".join(text)
 
 
@@ -205,7 +209,7 @@ class Scorecard:
         weights = np.array([GROUP_WEIGHTS[g] / groups.count(g) for g in groups])
         return weights / weights.sum()
 
-    def score(self, metrics: Metrics, rbe: float = 1.1) -> ScoreTable:
+    def score(self, metrics: Metrics, rbe: float | None = 1.1) -> ScoreTable:
         """Judge evaluated metrics {structure: {metric: value}} of doses with an RBE."""
         rows = []
         for goal in self.goals:

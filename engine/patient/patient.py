@@ -143,3 +143,22 @@ class Patient:
         for key, value in state.items():
             frozen = MappingProxyType(value) if isinstance(value, dict) else value
             object.__setattr__(self, key, frozen)
+
+
+def prescribed(
+    patient: Patient, fraction_gy: float | None = None, n_fractions: int | None = None
+) -> Patient:
+    """The patient with another dose or number of fractions, where one is given.
+
+    The highest target gets ``fraction_gy`` in Gy (RBE) a fraction, the others keep their ratio
+    to it.
+    """
+    if fraction_gy is not None and not (np.isfinite(fraction_gy) and fraction_gy > 0):
+        raise ValueError(f"fraction_gy={fraction_gy} must be positive, or None for the patient's.")
+    if n_fractions is not None and not n_fractions >= 1:
+        raise ValueError(f"n_fractions={n_fractions} must be 1 or more, or None for the patient's.")
+    n_fractions = n_fractions or patient.n_fractions
+    highest_gy = patient.prescription_gy[patient.targets[0]]
+    course_gy = highest_gy if fraction_gy is None else fraction_gy * n_fractions
+    doses = {t: gy * course_gy / highest_gy for t, gy in patient.prescription_gy.items()}
+    return replace(patient, prescription_gy=doses, n_fractions=n_fractions)

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 
 from engine.geometry.arc import MAX_LAYERS, Arc, ArcSettings
 from engine.geometry.scenarios import Scenario, setup_and_range
-from engine.patient.patient import Patient
+from engine.patient.patient import Patient, prescribed
 from engine.patient.single_target import single_target
 from ptenv.cases.modality import (
     MODALITY_BOUNDS,
@@ -12,7 +12,6 @@ from ptenv.cases.modality import (
     MODALITY_OPTIONAL,
     PROTONS,
     check_modality,
-    prescribed,
 )  # fmt: skip
 from ptenv.cases.recipe import (
     digest_of_content,
@@ -156,4 +155,4 @@ class EnergyLayerRecipe:
         patient = named_patient(
             self.patient, self.ct_spacing_mm, self.level, self.target_volume_cm3
         )
-        return prescribed(single_target(patient, self.side), self)
+        return prescribed(single_target(patient, self.side), self.fraction_gy, self.n_fractions)

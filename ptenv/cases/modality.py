@@ -4,13 +4,11 @@ Recipes that offer the choice hold the fields of ``MODALITY``: a machine, a biol
 it (None: physical dose times a constant RBE), and the prescription of one fraction.
 """
 
-from dataclasses import replace
 from typing import Protocol
 
-from engine.dose.quantities import BiologicalDose, Quantity, RbeDose
+from engine.dose.quantities import Quantity, RbeDose, biological_dose
 from engine.machine.ion import IonMachine
 from engine.machine.library import available_machines, load_machine
-from engine.patient.patient import Patient
 from engine.physics.biology import BiologicalModel
 from engine.physics.constant_rbe import ConstantRbe
 from engine.physics.lem import Lem1, tissue
@@ -67,18 +65,6 @@ def quantity_of(recipe: Modality, n_fractions: int) -> Quantity:
     model = biology_of(recipe)
     if model is None:
         return RbeDose(n_fractions, recipe.rbe)
-    return BiologicalDose(
-        n_fractions, model.alpha_x_per_gy, model.beta_x_per_gy2, model.threshold_gy
-    )
+    return biological_dose(model, n_fractions)
 
 
-def prescribed(patient: Patient, recipe: Modality) -> Patient:
-    """The patient with the recipe's dose and number of fractions, where it names them.
-
-    The highest target gets ``fraction_gy`` a fraction, the others keep their ratio to it.
-    """
-    n_fractions = recipe.n_fractions or patient.n_fractions
-    highest_gy = patient.prescription_gy[patient.targets[0]]
-    course_gy = highest_gy if recipe.fraction_gy is None else recipe.fraction_gy * n_fractions
-    doses = {t: gy * course_gy / highest_gy for t, gy in patient.prescription_gy.items()}
-    return replace(patient, prescription_gy=doses, n_fractions=n_fractions)

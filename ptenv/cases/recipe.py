@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.geometry.plan import Beam
 from engine.io.openkbp import read_patient
 from engine.machine.library import DATA as MACHINES
-from engine.patient.patient import Patient
+from engine.patient.patient import Patient, prescribed
 from engine.patient.phantom_nasopharynx import nasopharynx
 from engine.patient.phantoms import head_and_neck
 from engine.patient.single_target import single_target
@@ -23,7 +23,6 @@ from ptenv.cases.modality import (
     MODALITY_OPTIONAL,
     PROTONS,
     check_modality,
-    prescribed,
 )  # fmt: skip
 
 FORMAT = 7  # of what a case holds; a change of numbers anywhere behind it counts it up
@@ -133,7 +132,8 @@ class VoxelMaskRecipe:
         patient = named_patient(
             self.patient, self.ct_spacing_mm, self.level, self.target_volume_cm3
         )
-        return prescribed(single_target(patient) if self.single_target else patient, self)
+        chosen = single_target(patient) if self.single_target else patient
+        return prescribed(chosen, self.fraction_gy, self.n_fractions)
 
     @property
     def case_id(self) -> str:

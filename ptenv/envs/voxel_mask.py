@@ -29,8 +29,9 @@ CARBON = dict(  # plans as Quarz et al. 2024 make them: 60 Gy (RBE) in fractions
 PRESETS = {
     "full": dict(),
     "carbon": dict(
-        **CARBON, spot_spacing_mm=3.0, ring_mm=8.0, lateral_cutoff=0.01, budgets=(0.025, 0.05, 0.1, 0.2, 1.0),
-        n_anchor_masks=3, converged_evaluations=200, quality_evaluations=30,
+        **CARBON, spot_spacing_mm=3.0, ring_mm=8.0, lateral_cutoff=0.01,
+        budgets=(0.025, 0.05, 0.1, 0.2, 1.0), n_anchor_masks=3, converged_evaluations=200,
+        quality_evaluations=30,
     ),
     "carbon-mini": dict(
         **CARBON, ct_spacing_mm=4.0, target_volume_cm3=(8.0, 20.0), dose_grid_mm=3.5,
