@@ -128,7 +128,7 @@ def _mask_family(state: State, oneshot: bool) -> tuple[Choose, np.ndarray]:
         rates = np.where(drawn, np.exp(features @ parameters[:-1].astype(np.float64)), 0.0)
         n = MOST if oneshot else max(2, round(MOST ** (0.5 * (1.0 + float(parameters[-1])))))
         mask = np.zeros(len(rates), bool)
-        mask[fill(rates, state.case, state.work_left // n, rng)] = True
+        mask[fill(rates, state.case, state.work_left // n, state.case.thresholds(rng))] = True
         return RoundChoice(mask, n, 1.0, False)
 
     evaluations = 2.0 * log10(max(2.0, BALANCE * state.budget**0.5)) / log10(MOST) - 1.0

@@ -14,7 +14,7 @@ from math import ceil
 import gymnasium as gym
 import numpy as np
 
-from engine.optimization.voxel_sampling import draw, violation_rates
+from engine.optimization.voxel_sampling import violation_rates
 from ptenv.cases.case import GROUPS, Case
 from ptenv.envs.voxel_mask import State
 
@@ -31,13 +31,14 @@ class MaskBaseline:
 
     ``rates(state)`` gives (n_rows,) relative keep-rates, 0 for rows that may not be drawn;
     ``evaluations(budget)`` those of one round. With ``fills=False`` rates are chances: every row is
-    drawn by itself, and the work is spent or not.
+    drawn by itself, and the work is spent or not. ``even``: rows lie evenly instead of by chance.
     """
 
     rates: Rates
     evaluations: Evaluations
     n_rounds: int = 1
     fills: bool = True
+    even: bool = False
     _places: list["_Place"] = field(default_factory=list, init=False, repr=False)
 
     def settings(self, budget: float) -> dict:
@@ -64,7 +65,8 @@ class MaskBaseline:
         room = int(seen.work_left / rounds_left / n)
         action = np.zeros(place.env.action_space.n, np.int8)
         rates = self.rates(seen)
-        chosen = fill(rates, seen.case, room, place.rng) if self.fills else draw(rates, place.rng)
+        at = seen.case.thresholds(place.rng, self.even)
+        chosen = fill(rates, seen.case, room, at) if self.fills else at < rates
         action[: len(rates)][chosen] = 1
         return action
 
@@ -115,16 +117,16 @@ class _Place:
         return np.ndim(observation) > len(space.shape)
 
 
-def fill(rates: np.ndarray, case: Case, room: int, rng: np.random.Generator) -> np.ndarray:
+def fill(rates: np.ndarray, case: Case, room: int, thresholds: np.ndarray) -> np.ndarray:
     """Rows, drawn one after another with chances like ``rates``, until ``room`` nonzeros are full.
 
-    Sequential Poisson sampling (Ohlsson, J. Off. Stat. 14 (1998) 149). The first row of every
-    structure comes first: one that stayed empty would get a voxel from the planner, at a price
-    that was not planned.
+    Sequential Poisson sampling (Ohlsson, J. Off. Stat. 14 (1998) 149) with ``Case.thresholds``. The
+    first row of every structure comes first: one that stayed empty would get a voxel from the
+    planner, at a price that was not planned.
     """
     rates = np.asarray(rates, np.float64)
     drawn = np.flatnonzero(rates > 0)
-    order = drawn[np.argsort(rng.random(len(drawn)) / rates[drawn])]
+    order = drawn[np.argsort(thresholds[drawn] / rates[drawn])]
     first = _first_of_each_structure(order, case)
     order = np.concatenate([first, order[~np.isin(order, first)]]).astype(np.int64)
     return order[np.cumsum(case.row_nonzeros[order], dtype=np.int64) <= room]
@@ -154,6 +156,11 @@ def uniform(evaluations: int | None = PAPER_EVALUATIONS) -> MaskBaseline:
     70 × √budget of them, which did best on training patients.
     """
     return MaskBaseline(_candidates, evaluations_of(evaluations))
+
+
+def even(evaluations: int | None = PAPER_EVALUATIONS) -> MaskBaseline:
+    """As many as ``uniform`` takes, spread evenly instead of drawn one by one."""
+    return MaskBaseline(_candidates, evaluations_of(evaluations), even=True)
 
 
 def shells(
@@ -189,8 +196,8 @@ def importance(
 
     |∂F/∂d_i| · Σ_j d_ij: how much the voxel pulls on the weights.
     """
-
-    return MaskBaseline(partial(_by_importance, exploration, sharpness), evaluations_of(evaluations))
+    follow = partial(_by_importance, exploration, sharpness)
+    return MaskBaseline(follow, evaluations_of(evaluations))
 
 
 def without_organs(evaluations: int | None = PAPER_EVALUATIONS) -> MaskBaseline:

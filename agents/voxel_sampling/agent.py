@@ -30,13 +30,15 @@ class PNetSampler:
     ``evaluations`` of a round, as ``uniform`` has them; the paper's are 100. ``rows`` takes none of
     normal tissue; environments judge it, so that ``ring_rate`` of it joins where the agent plays
     (None: that of training, or 1/8). A mask without any leaves the weight of the ring's objectives
-    to one seeded voxel.
+    to one seeded voxel. ``even``: voxels lie evenly (None: as in training), or are drawn one by one
+    as Quarz 2024 has it.
     """
 
     path: str
     mode: str = "budget"
     evaluations: int | None = None
     ring_rate: float | None = None
+    even: bool | None = None
     n_rounds: int = field(default=1, init=False)
     _net: PNet | None = field(default=None, init=False, repr=False)
     _card: dict = field(default_factory=dict, init=False, repr=False)
@@ -58,8 +60,9 @@ class PNetSampler:
 
     def bind(self, env, seed: int = 0) -> "PNetSampler":
         self._player = MaskBaseline(
-            self._rates_of, evaluations_of(self.evaluations), fills=self.mode == "budget"
-        ).bind(env, seed)
+            self._rates_of, evaluations_of(self.evaluations), fills=self.mode == "budget",
+            even=self.evenly,
+        ).bind(env, seed)  # fmt: skip
         return self
 
     def predict(self, observation, state=None, episode_start=None, deterministic=False):
@@ -90,9 +93,16 @@ class PNetSampler:
         return self._known[case.key]
 
     def rows(self, case: Case, rng: np.random.Generator, weights=None) -> np.ndarray:
-        """Rows (n_rows,) bool, each drawn by itself with its chance; none of normal tissue."""
-        rates = self.rates(case)
-        return rng.random(len(rates)) < rates
+        """Rows (n_rows,) bool, each with its chance; none of normal tissue."""
+        return case.thresholds(rng, self.evenly) < self.rates(case)
+
+    @property
+    def evenly(self) -> bool:
+        """Whether voxels are spread evenly."""
+        if self.even is not None:
+            return self.even
+        self._load()
+        return bool(self._card["turns"].get("even", False))
 
     def extra_work(self, case: Case) -> int:
         """Choosing touches no entry of the matrix."""

@@ -68,6 +68,12 @@ class CaseVolume:
         return self.channels.shape[1:]
 
     @property
+    def places(self) -> np.ndarray:
+        """Grid indices z, y, x of the rows that may be selected, (n, 3)."""
+        at = np.unravel_index(self.voxels[self.rows], self.grid_shape)
+        return np.stack(at, axis=1)
+
+    @property
     def n_rows(self) -> int:
         """Rows of the case."""
         return len(self.voxels)

@@ -66,7 +66,9 @@ def make_plan(environment: AnyEnvironment, order: PlanOrder) -> SamplingPlan:
             "was built with other settings meanwhile: begin the run anew."
         )
     problem = case.problem if order.with_ring else sampled_problem(case)
-    masked = problem.masked(order.mask, rng=np.random.default_rng(order.seed))
+    masked = problem.masked(
+        order.mask, rng=np.random.default_rng(order.seed), sampled_from=case.sampled_from
+    )
     solver = LBFGSB(max_evaluations=order.evaluations, tolerance=0.0)
     dose = case.dose_gy(solver.solve(masked, case.start_weights).weights)
     penalty, _ = row_penalty(problem, dose)

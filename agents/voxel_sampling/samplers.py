@@ -27,13 +27,14 @@ class Sampler(Protocol):
 
 
 class _ByRates:
-    """Rows kept independently with their rates."""
+    """Rows kept with their rates: independently of each other, or evenly spread."""
 
     n_rounds = 1
+    even = False
 
     def rows(self, case: Case, rng: np.random.Generator, weights=None) -> np.ndarray:
         rates = self.rates(case, rng, weights)
-        return rng.random(len(rates)) < rates
+        return case.thresholds(rng, self.even) < rates
 
     def extra_work(self, case: Case) -> int:
         return 0
@@ -46,6 +47,7 @@ class Shells(_ByRates):
     boundary_rate: float = 1.0
     interior_rate: float = 1 / 8
     width_mm: float = 2.0
+    even: bool = False
 
     def rates(self, case: Case, rng, weights=None) -> np.ndarray:
         boundary = case.depth_mm <= self.width_mm
@@ -54,10 +56,14 @@ class Shells(_ByRates):
 
 @dataclass(frozen=True)
 class Uniform(_ByRates):
-    """Every voxel with the same chance: ``share`` of them, or ``n_rows`` exactly."""
+    """Every voxel with the same chance: ``share`` of them, or ``n_rows`` exactly.
+
+    ``even``: spread evenly instead of drawn one by one (``even_thresholds``).
+    """
 
     share: float | None = 0.25
     n_rows: int | None = None
+    even: bool = False
 
     def __post_init__(self):
         if (self.share is None) == (self.n_rows is None):
@@ -72,8 +78,9 @@ class Uniform(_ByRates):
         if self.n_rows is None:
             return super().rows(case, rng, weights)
         allowed = np.flatnonzero(voxels(case))
-        chosen = np.zeros(case.influence.n_rows, bool)
-        chosen[rng.choice(allowed, min(self.n_rows, len(allowed)), replace=False)] = True
+        n, chosen = min(self.n_rows, len(allowed)), np.zeros(case.influence.n_rows, bool)
+        order = np.argsort(case.thresholds(rng, self.even)[allowed])
+        chosen[allowed[order[:n]]] = True
         return chosen
 
 
@@ -82,6 +89,7 @@ class WithoutOrgans(_ByRates):
     """Every organ voxel dropped, ``share`` of the targets' kept."""
 
     share: float = 1.0
+    even: bool = False
 
     def rates(self, case: Case, rng, weights=None) -> np.ndarray:
         return self.share * (voxels(case) & case.target_rows)
@@ -102,12 +110,15 @@ class Importance(_ByRates):
     probing_share: float = 0.1
     exploration: float = 0.2
     sharpness: float = 0.5
+    even: bool = False
 
     def rates(self, case: Case, rng, weights=None) -> np.ndarray:
         seen = case.start_weights
         if self.probing_evaluations:
             probed = Uniform(self.probing_share).rows(case, rng)
-            problem = sampled_problem(case).masked(probed, rng=rng)
+            problem = sampled_problem(case).masked(
+                probed, rng=rng, sampled_from=case.sampled_from
+            )
             seen = LBFGSB(max_evaluations=self.probing_evaluations, tolerance=0.0).solve(
                 problem, seen
             ).weights  # fmt: skip
@@ -129,6 +140,7 @@ class ViolationDriven(_ByRates):
     n_rounds: int = 10
     exploration: float = 0.2
     sharpness: float = 0.5
+    even: bool = False
 
     def rates(self, case: Case, rng, weights=None) -> np.ndarray:
         if weights is None:
@@ -173,21 +185,24 @@ class AtEqualWork:
 
     def within(self, room: int, case: Case, rng: np.random.Generator, weights=None) -> np.ndarray:
         """Rows with ``room`` nonzeros at most, and no more than a row less."""
-        return filled_to(self.sampler.rates(case, rng, weights), case.row_nonzeros, room, rng)
+        rates = self.sampler.rates(case, rng, weights)
+        at = case.thresholds(rng, self.sampler.even)
+        return filled_to(rates, at, case.row_nonzeros, room)
 
     def extra_work(self, case: Case) -> int:
         return self.sampler.extra_work(case)
 
 
 def filled_to(
-    rates: np.ndarray, row_nonzeros: np.ndarray, room: int, rng: np.random.Generator
+    rates: np.ndarray, thresholds: np.ndarray, row_nonzeros: np.ndarray, room: int
 ) -> np.ndarray:
     """Rows (n_rows,) bool, drawn one after another with chances like ``rates``, until full.
 
-    Sequential Poisson sampling (Ohlsson, J. Off. Stat. 14 (1998) 149); rates of 0 are never drawn.
+    Sequential Poisson sampling (Ohlsson, J. Off. Stat. 14 (1998) 149) with ``Case.thresholds``;
+    rates of 0 are never drawn.
     """
     possible = np.flatnonzero(rates > 0)
-    order = possible[np.argsort(rng.random(len(possible)) / rates[possible])]
+    order = possible[np.argsort(thresholds[possible] / rates[possible])]
     fits = np.cumsum(row_nonzeros[order], dtype=np.int64) <= room
     chosen = np.zeros(len(rates), bool)
     chosen[order[fits]] = True

@@ -218,7 +218,7 @@ def _planned(
 
 def _solve(case, problem, rows, start, evaluations: int, rng) -> dict:
     began = perf_counter()
-    masked = problem.masked(rows, rng=rng)
+    masked = problem.masked(rows, rng=rng, sampled_from=case.sampled_from)
     between = perf_counter()
     solution = LBFGSB(max_evaluations=evaluations, tolerance=0.0).solve(masked, start)
     ended = perf_counter()

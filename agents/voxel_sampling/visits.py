@@ -13,6 +13,7 @@ import numpy as np
 
 from agents.voxel_sampling.inputs import CaseVolume
 from agents.voxel_sampling.plans import Planner, PlanOrder, SamplingPlan
+from engine.optimization.voxel_sampling import even_thresholds
 
 Chances = Callable[[CaseVolume], np.ndarray]  # (n,) of a volume's rows to be selected
 ORDER, DRAW, PLAN, LABEL, HELD_OUT = range(5)  # streams of randomness
@@ -66,6 +67,8 @@ class Turns:
 
     Every patient ``per_patient`` times in a row, patients in a new order every epoch.
     ``ring_rate`` of normal tissue's rows join every plan; None: plans have no objectives there.
+    ``even``: voxels are drawn with their chances but spread evenly (``even_thresholds``); without,
+    independently of each other as in Quarz 2024.
     """
 
     n_epochs: int = 50
@@ -73,6 +76,7 @@ class Turns:
     ahead: int = 1
     evaluations: int = 100
     ring_rate: float | None = None
+    even: bool = False
 
     def __post_init__(self):
         for name, least in (("n_epochs", 1), ("per_patient", 1), ("ahead", 0), ("evaluations", 1)):
@@ -80,6 +84,14 @@ class Turns:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
         if self.ring_rate is not None and not 0.0 <= self.ring_rate <= 1.0:
             raise ValueError(f"ring_rate={self.ring_rate} must lie in 0 … 1, or be null.")
+
+    def drawn(
+        self, volume: CaseVolume, chances: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Voxels (n,) bool with their chances."""
+        if self.even:
+            return even_thresholds(volume.places, rng) < chances
+        return rng.random(len(chances)) < chances
 
     def per_epoch(self, n_patients: int) -> int:
         return self.per_patient * n_patients
@@ -153,9 +165,10 @@ class Visits:
         case = self.turns.patient(step, len(self.volumes), self.seed)
         chances = self.chances(self.volumes[case])
         rng = np.random.default_rng([self.seed, DRAW, step])
-        selected = [rng.random(len(chances)) < chances]
+        volume = self.volumes[case]
+        selected = [self.turns.drawn(volume, chances, rng)]
         if self.second == "sample":
-            selected.append(rng.random(len(chances)) < chances)
+            selected.append(self.turns.drawn(volume, chances, rng))
         elif self.second == "mode":
             selected.append(chances > 0.5)
         return Draw(step, case, chances, tuple(selected))
@@ -199,7 +212,7 @@ def held_out_visits(
     drawn = []
     for i, volume in enumerate(volumes):
         p = chances(volume)
-        selected = np.random.default_rng([seed, HELD_OUT, i]).random(len(p)) < p
+        selected = turns.drawn(volume, p, np.random.default_rng([seed, HELD_OUT, i]))
         number = planner.order(turns.order(volume, selected, [seed, HELD_OUT, i]))
         drawn.append((volume, p, selected, number))
     return [Visit(0, v, p, (s,), (planner.plan(number),), seed) for v, p, s, number in drawn]

@@ -170,6 +170,7 @@ class PlanningProblem:
         rows: np.ndarray,
         keep_total_weight: bool = True,
         rng: np.random.Generator | None = None,
+        sampled_from: np.ndarray | None = None,
     ) -> "PlanningProblem":
         """The problem on some rows: bool (n_rows,) or ascending row indices.
 
@@ -177,24 +178,36 @@ class PlanningProblem:
         ``keep_total_weight=False`` is the shrinking sum of Quarz et al., Phys. Med. Biol. 2024.
         A structure that the mask empties keeps one voxel, drawn with ``rng`` (``default_rng(0)``
         when None).
+
+        ``sampled_from``, rows too, are those that the mask is a sample of: where equation (1) left
+        out voxels that get no dose, what remains must not count for them. Structures then keep the
+        weight that they have there, and those without a row there are dropped.
         """
         rows = self._checked_rows(rows)
-        kept = self._kept_volume(rows)
-        if np.any(kept == 0.0):
-            rows = self._with_one_voxel_each(rows, np.flatnonzero(kept == 0.0), rng)
+        kept, weight = self._kept_volume(rows), np.ones(len(self._used))
+        if sampled_from is not None:
+            pool = np.union1d(self._checked_rows(sampled_from), rows).astype(np.uint32)
+            weight = self._kept_volume(pool)
+        empty = (kept == 0.0) & (weight > 0.0)
+        if np.any(empty):
+            rows = self._with_one_voxel_each(rows, np.flatnonzero(empty), rng, sampled_from)
             kept = self._kept_volume(rows)
-        regions = MaskedRegions(self.structures, rows, self.influence.n_rows, keep_total_weight)
+        regions = MaskedRegions(
+            self.structures, rows, self.influence.n_rows, keep_total_weight,
+            dict(zip(self._used, weight)),
+        )  # fmt: skip
         problem = object.__new__(PlanningProblem)  # everything was checked when self was made
         for name, value in (
             ("influence", self.influence.rows(rows)), ("structures", regions),
-            ("objectives", self.objectives), ("quantity", self.quantity),
+            ("objectives", self._with_weight(weight)), ("quantity", self.quantity),
             ("minimum_weight", self.minimum_weight), ("fused", self.fused),
             ("spot_scale", self.spot_scale), ("_used", self._used),
             ("n_nonzeros", int(self.influence.row_nonzeros()[rows].sum(dtype=np.int64))),
         ):  # fmt: skip
             object.__setattr__(problem, name, value)
         if self.fused:
-            factor = 1.0 / kept if keep_total_weight else np.ones(len(kept))
+            there = np.maximum(kept, np.finfo(float).tiny)  # what has no row has no weight
+            factor = weight / there if keep_total_weight else np.ones(len(kept))
             terms = self._terms.sliced(rows, factor[self._structure_of_objective])
             object.__setattr__(problem, "_terms", terms)
         return problem
@@ -234,17 +247,29 @@ class PlanningProblem:
             volume[order],
         )
 
+    def _with_weight(self, weight: np.ndarray) -> tuple[Objective, ...]:
+        """The objectives that a mask leaves: those on structures that have a row. Where one pass
+        answers, the others have no terms, and the numbering stays."""
+        if self.fused:
+            return self.objectives
+        kept = {name for name, w in zip(self._used, weight) if w > 0.0}
+        return tuple(o for o in self.objectives if o.structure in kept)
+
     def _kept_volume(self, rows: np.ndarray) -> np.ndarray:
         total = np.zeros(len(self._used))
         kernels.kept_volume(rows, *self._membership, total)
         return total
 
-    def _with_one_voxel_each(self, rows, emptied, rng) -> np.ndarray:
+    def _with_one_voxel_each(self, rows, emptied, rng, sampled_from=None) -> np.ndarray:
         rng = np.random.default_rng(0) if rng is None else rng
+        allowed = np.ones(self.influence.n_rows, bool)
+        if sampled_from is not None:
+            allowed[:] = False
+            allowed[self._checked_rows(sampled_from)] = True
         picked = []
         for index in emptied:
             region = self.structures[self._used[index]]
-            picked.append(rng.choice(region.rows[region.volume > 0]))
+            picked.append(rng.choice(region.rows[(region.volume > 0) & allowed[region.rows]]))
         return np.union1d(rows, np.array(picked, np.uint32)).astype(np.uint32)
 
     def _checked_rows(self, rows: np.ndarray) -> np.ndarray:

@@ -69,17 +69,21 @@ def regions_on(
 class MaskedRegions(Mapping):
     """Regions on the rows that a mask kept, worked out when asked for.
 
-    ``keep_total_weight`` scales what is left of a structure back to a volume of 1.
+    ``keep_total_weight`` scales what is left of a structure back to a volume of 1, or to its
+    ``weight``.
     """
 
-    def __init__(self, regions: Mapping, rows: np.ndarray, n_rows: int, keep_total_weight: bool):
-        self._regions, self._rows = regions, rows
+    def __init__(
+        self, regions: Mapping, rows: np.ndarray, n_rows: int, keep_total_weight: bool,
+        weight: Mapping[str, float] | None = None,
+    ):  # fmt: skip
+        self._regions, self._rows, self._weight = regions, rows, weight or {}
         self._n_rows, self._keep = n_rows, keep_total_weight
         self._done: dict[str, Region] = {}
 
     def __getitem__(self, name: str) -> Region:
         if name not in self._done:
-            self._done[name] = self._masked(self._regions[name])
+            self._done[name] = self._masked(self._regions[name], self._weight.get(name, 1.0))
         return self._done[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -88,7 +92,7 @@ class MaskedRegions(Mapping):
     def __len__(self) -> int:
         return len(self._regions)
 
-    def _masked(self, region: Region) -> Region:
+    def _masked(self, region: Region, weight: float) -> Region:
         place = np.full(self._n_rows, -1, np.int64)
         place[self._rows] = np.arange(len(self._rows))
         kept = place[region.rows] >= 0
@@ -98,4 +102,6 @@ class MaskedRegions(Mapping):
         masked = Region(place[region.rows[kept]], region.volume[kept], distance)
         if not self._keep:
             object.__setattr__(masked, "volume", region.volume[kept])
+        elif weight != 1.0:
+            object.__setattr__(masked, "volume", masked.volume * weight)
         return masked

@@ -101,6 +101,26 @@ def violation_rates(
     return _filled(even + ((1 - exploration) / mean * pull if mean > 0 else 0.0), rate)
 
 
+# fractions that the third generalized golden ratio gives, the root of x⁴ = x + 1: multiples of them
+# fill the unit interval evenly along every axis (Roberts 2018, the R_d sequence)
+GOLDEN = 1.2207440846057596
+EVEN_STEPS = np.array([GOLDEN**-1, GOLDEN**-2, GOLDEN**-3])
+
+
+def even_thresholds(place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Thresholds (n,) in 0 … 1 for voxels at grid indices ``place`` (n, 3) z, y, x.
+
+    Rows whose rate exceeds their threshold are kept with just that chance over all seeds, and lie
+    evenly: neighbours have thresholds far apart, so that a tenth of a volume has no holes as
+    independent draws leave them. Axes and signs are permuted and the start is drawn.
+    """
+    place = np.asarray(place)
+    if place.ndim != 2 or place.shape[1] != 3:
+        raise ValueError(f"place has shape {place.shape}; give grid indices (n, 3).")
+    steps = rng.permutation(EVEN_STEPS) * rng.choice([-1.0, 1.0], 3)
+    return np.mod(place @ steps + rng.random(), 1.0)
+
+
 def draw(rates: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A mask (n_rows,) whose rows are kept independently with their rates."""
     rates = np.asarray(rates)

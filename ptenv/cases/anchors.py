@@ -89,10 +89,12 @@ def compute_anchors(
     converged_evaluations: int,
     quality_evaluations: int,
     tell: Callable[[str], None] = lambda text: None,
+    sampled_from: np.ndarray | None = None,
 ) -> Anchors:
     """Solve the anchor plans of a case; chance comes from a fixed seed, so they are frozen.
 
-    ``candidates`` (n_rows,) bool are the rows that sampling may choose. ``tell`` hears of every
+    ``candidates`` (n_rows,) bool are the rows that sampling may choose, ``sampled_from`` those that
+    masks count for (``PlanningProblem.masked``). ``tell`` hears of every
     stage of what takes minutes on a large case.
     """
     tell(f"keep-all, {EVALUATIONS} evaluations")
@@ -104,7 +106,9 @@ def compute_anchors(
     values = {}
     for b in budgets:
         tell(f"{n_masks} uniform masks at {100 * b:g} % of keep-all's work")
-        values[b] = [_uniform_value(problem, start, candidates, b, i) for i in range(n_masks)]
+        values[b] = [
+            _uniform_value(problem, start, candidates, sampled_from, b, i) for i in range(n_masks)
+        ]
     # nothing the anchors met may lie below F*: rho of the bound itself would be negative
     f_star = min(converged.value, keep_all.value, *(min(v) for v in values.values()))
     rho_all = max(keep_all.value - f_star, 1e-9 * max(abs(f_star), 1e-12))
@@ -125,13 +129,16 @@ def compute_anchors(
     )
 
 
-def _uniform_value(problem, start, candidates, budget: float, index: int) -> float:
+def _uniform_value(
+    problem, start, candidates, sampled_from, budget: float, index: int
+) -> float:  # fmt: skip
     """F on all rows after 100 evaluations on one of the frozen uniform masks."""
     rng = np.random.default_rng([index, int(1e6 * budget)])
     nonzeros = problem.influence.row_nonzeros()
     mask = thin_to_budget(candidates, nonzeros, int(budget * problem.n_nonzeros), rng)
     solver = LBFGSB(max_evaluations=EVALUATIONS, tolerance=0.0)
-    solution = solver.solve(problem.masked(mask, rng=rng), start)
+    masked = problem.masked(mask, rng=rng, sampled_from=sampled_from)
+    solution = solver.solve(masked, start)
     return problem.value_of_dose(problem.fraction_dose(solution.weights))
 
 

@@ -56,7 +56,7 @@ def build_case(recipe: VoxelMaskRecipe) -> Case:
     anchors = compute_anchors(
         problem, case.start_weights, case.candidates, wanted, goals, recipe.budgets,
         recipe.n_anchor_masks, recipe.converged_evaluations, recipe.quality_evaluations,
-        tell,
+        tell, case.sampled_from,
     )  # fmt: skip
     return case.with_anchors(anchors)
 

@@ -13,6 +13,7 @@ from engine.evaluation.scorecard import ClinicalQuality, metrics_of
 from engine.optimization import objectives as objective_kinds
 from engine.optimization.problem import PlanningProblem
 from engine.optimization.regions import Region
+from engine.optimization.voxel_sampling import even_thresholds
 from engine.patient.grid import Grid
 from ptenv.cases.anchors import Anchors
 
@@ -104,6 +105,19 @@ class Case:
     @property
     def _ones(self) -> np.ndarray:
         return np.ones(self.influence.n_spots, np.float32)
+
+    @property
+    def sampled_from(self) -> np.ndarray | None:
+        """Rows (n_rows,) bool that a mask is a sample of; None: all."""
+        return self.candidates if self.recipe["weight_after_equation_1"] else None
+
+    def thresholds(self, rng: np.random.Generator, even: bool = False) -> np.ndarray:
+        """What a row's keep-rate must exceed for it to be kept, (n_rows,) in 0 … 1: independent
+        draws, or ``even_thresholds``."""
+        if not even:
+            return rng.random(self.influence.n_rows)
+        at = np.unravel_index(self.influence.voxels, self.grid.shape)
+        return even_thresholds(np.stack(at, axis=1), rng)
 
     @cached_property
     def target_rows(self) -> np.ndarray:

@@ -58,7 +58,9 @@ class VoxelMaskRecipe:
     "head-and-neck-NUMBER" (the number is the seed) or "openkbp:PATH".
 
     ``single_target`` leaves the target of the highest dose alone. Without ``ring_objectives`` the
-    ring of normal tissue is judged but not optimized, as in Quarz 2024. ``machine``, ``biology``
+    ring of normal tissue is judged but not optimized, as in Quarz 2024. With
+    ``weight_after_equation_1`` the voxels that a mask keeps of a structure count for all that
+    equation (1) left of it, without for the whole structure. ``machine``, ``biology``
     ("lem1", "mkm", "constant", None: physical dose times ``rbe``) and ``tissue`` are the ions and
     what their dose counts for; ``fraction_gy`` (Gy (RBE), of the highest target) and
     ``n_fractions`` replace the patient's own prescription.
@@ -85,6 +87,7 @@ class VoxelMaskRecipe:
     lateral_cutoff: float = 0.005
     ring_mm: float = 15.0
     ring_objectives: bool = True
+    weight_after_equation_1: bool = False
     budgets: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2)  # of keep-all at 100 evaluations
     n_anchor_masks: int = 10
     converged_evaluations: int = 300
@@ -109,7 +112,7 @@ class VoxelMaskRecipe:
             raise ValueError(
                 f"spot_pattern={self.spot_pattern!r} is unknown; choose from {list(PATTERNS)}."
             )
-        for name in ("single_target", "ring_objectives"):
+        for name in ("single_target", "ring_objectives", "weight_after_equation_1"):
             object.__setattr__(self, name, bool(getattr(self, name)))
         check_modality(self)
         self.beams  # noqa: B018  refuses what is no angle, before a patient is read

@@ -24,20 +24,19 @@ LEAST_SHARE = 0.02  # of the work left that a round may take at least
 
 CARBON = dict(  # plans as Quarz et al. 2024 make them: 60 Gy (RBE) in fractions of 3
     machine="generic_carbon", biology="lem1", fraction_gy=3.0, n_fractions=20,
-    single_target=True, ring_objectives=False, spot_pattern="square", gantry_deg=(60.0, 300.0),
+    single_target=True, ring_objectives=False, weight_after_equation_1=True,
+    spot_pattern="square", gantry_deg=(60.0, 300.0),
 )  # fmt: skip
 PRESETS = {
     "full": dict(),
     "carbon": dict(
-        **CARBON, spot_spacing_mm=3.0, ring_mm=8.0, lateral_cutoff=0.01,
-        budgets=(0.025, 0.05, 0.1, 0.2, 1.0), n_anchor_masks=3, converged_evaluations=200,
-        quality_evaluations=30,
+        **CARBON, spot_spacing_mm=3.0, ring_mm=8.0, lateral_cutoff=0.01, n_anchor_masks=3,
+        converged_evaluations=200, quality_evaluations=30,
     ),
     "carbon-mini": dict(
         **CARBON, ct_spacing_mm=4.0, target_volume_cm3=(8.0, 20.0), dose_grid_mm=3.5,
         spot_spacing_mm=5.0, ring_mm=8.0, lateral_cutoff=0.01,
-        budgets=(0.025, 0.05, 0.1, 0.2, 1.0), n_anchor_masks=5, converged_evaluations=300,
-        quality_evaluations=60,
+        n_anchor_masks=5, converged_evaluations=300, quality_evaluations=60,
     ),
     "mini": dict(
         ct_spacing_mm=4.0, target_volume_cm3=(8.0, 20.0), dose_grid_mm=3.5,
@@ -123,7 +122,7 @@ class VoxelMaskTask:
         allowed = max(choice.work_share, LEAST_SHARE) * state.work_left
         room = int(allowed / choice.n_evaluations)
         mask = thin_to_budget(choice.mask, case.row_nonzeros, room, rng)
-        problem = case.problem.masked(mask, rng=rng)
+        problem = case.problem.masked(mask, rng=rng, sampled_from=case.sampled_from)
         rows = np.searchsorted(case.influence.voxels, problem.influence.voxels)
         per_evaluation = max(problem.n_nonzeros, 1)
         n = min(choice.n_evaluations, state.work_left // per_evaluation)
@@ -192,7 +191,7 @@ class VoxelMaskEnv(gym.Env):
     empties keeps one seeded voxel. After Quarz et al., Phys. Med. Biol. 69 (2024) 155014.
     Plans are of protons with three fields; the carbon presets treat the target of the highest
     dose with two fields of carbon ions, 20 fractions of 3 Gy (RBE) after LEM I, as the paper
-    does, and may also spend all of keep-all's work (a budget of 1, which has no anchors).
+    does: organs and target are optimized, the ring is judged alone.
 
     ### Action space
     | action | space | meaning |

@@ -93,7 +93,8 @@ def test_shells_are_denser_at_the_surfaces(environment):
 def test_a_filled_mask_fits_and_reaches_every_structure(environment):
     _, _, state = _episode(environment, ALL["uniform"], 0.2)
     case, room = state.case, int(0.1 * state.case.influence.n_nonzeros)
-    rows = fill(case.candidates.astype(float), case, room, np.random.default_rng(0))
+    at = case.thresholds(np.random.default_rng(0))
+    rows = fill(case.candidates.astype(float), case, room, at)
     assert case.row_nonzeros[rows].sum() <= room
     assert case.row_nonzeros[rows].sum() > 0.95 * room
     chosen = np.zeros(case.influence.n_rows, bool)

@@ -138,7 +138,7 @@ def test_equal_work_is_equal_but_for_a_row(case, sampler):
 
 def test_a_room_is_filled_by_chance_and_rows_without_one_stay_out():
     rates, nonzeros = np.array([0.0, 1.0, 1.0, 3.0]), np.array([1, 2, 2, 2])
-    picked = np.array([filled_to(rates, nonzeros, 2, _rng(seed)) for seed in range(3000)])
+    picked = np.array([filled_to(rates, _rng(seed).random(4), nonzeros, 2) for seed in range(3000)])
     assert set(picked.sum(axis=1)) == {1}
     assert not picked[:, 0].any()
     # u/3 is the smallest of three with probability ∫₀^⅓ 3 (1 − x)² dx

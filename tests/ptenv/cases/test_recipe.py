@@ -14,7 +14,7 @@ OTHER = {
     "budgets": (0.1, 0.9), "n_anchor_masks": 4, "converged_evaluations": 70,
     "quality_evaluations": 21, "single_target": True, "machine": "generic_carbon",
     "biology": "lem1", "rbe": 3.0, "fraction_gy": 3.0, "n_fractions": 20, "couch_deg": (0.0, 180.0),
-    "spot_pattern": "square", "ring_objectives": False,
+    "spot_pattern": "square", "ring_objectives": False, "weight_after_equation_1": True,
 }  # fmt: skip
 ALONE = ("tissue",)  # there is one, so far
 
