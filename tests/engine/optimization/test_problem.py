@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,6 +143,31 @@ def test_keeping_all_rows_changes_nothing(problem):
     weights = a_start(problem)
     masked = problem.masked(np.ones(problem.influence.n_rows, bool))
     assert masked.evaluate(weights)[0] == pytest.approx(problem.evaluate(weights)[0], rel=1e-6)
+
+
+def test_a_sample_of_some_rows_counts_for_those_alone(problem):
+    weights = a_start(problem)
+    pool = np.random.default_rng(3).random(problem.influence.n_rows) < 0.6
+    chosen = pool & (np.random.default_rng(4).random(len(pool)) < 0.5)
+    reduced = problem.masked(pool, keep_total_weight=False)
+    sampled = problem.masked(chosen, sampled_from=pool)
+    expected = weight_by_structure(reduced)
+    np.testing.assert_allclose(weight_by_structure(sampled), expected, rtol=1e-4)
+    # all of the pool is the reduced problem itself
+    whole = problem.masked(pool, sampled_from=pool)
+    assert whole.evaluate(weights)[0] == pytest.approx(reduced.evaluate(weights)[0], rel=1e-6)
+
+
+def test_a_structure_without_a_row_to_sample_from_is_dropped(problem):
+    weights = a_start(problem)
+    organ = problem.structures["organ"].rows
+    pool = np.ones(problem.influence.n_rows, bool)
+    pool[organ] = False
+    sampled = problem.masked(pool, sampled_from=pool, rng=np.random.default_rng(0))
+    assert sampled.influence.n_rows == pool.sum()  # no voxel is kept for the organ's sake
+    general = replace(problem, objectives=GENERAL).masked(pool, sampled_from=pool)
+    assert "organ" not in {o.structure for o in general.objectives}
+    assert np.isfinite(general.evaluate(weights)[0])
 
 
 def test_masked_problem_is_the_problem_built_on_its_rows(problem):

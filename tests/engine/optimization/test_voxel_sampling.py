@@ -5,6 +5,7 @@ from engine.optimization.regions import Region
 from engine.optimization.voxel_sampling import (
     draw,
     equation_1_mask,
+    even_thresholds,
     relative_constraints,
     shell_mask,
     shell_rates,
@@ -123,6 +124,40 @@ def test_same_seed_draws_the_same_mask():
     first, again = (draw(rates, np.random.default_rng(7)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, draw(rates, np.random.default_rng(8)))
+
+
+def cube(n=20):
+    return np.stack(np.unravel_index(np.arange(n**3), (n, n, n)), axis=1)
+
+
+def test_even_draws_keep_every_voxel_with_its_chance():
+    place, rates = cube(8), np.linspace(0.02, 0.9, 8**3)
+    kept = [even_thresholds(place, np.random.default_rng(s)) < rates for s in range(4000)]
+    # four standard deviations of a binomial of 4000 draws
+    np.testing.assert_allclose(np.mean(kept, axis=0), rates, atol=4 * np.sqrt(0.25 / 4000))
+
+
+def test_even_draws_leave_smaller_holes_than_independent_ones():
+    from scipy.spatial import cKDTree
+
+    place = cube()
+    inner = np.all((place > 3) & (place < 16), axis=1)
+
+    def largest_hole(mask):
+        return cKDTree(place[mask]).query(place[inner])[0].max()
+
+    even = [largest_hole(even_thresholds(place, np.random.default_rng(s)) < 0.1) for s in range(8)]
+    masks = [uniform_mask(len(place), 0.1, np.random.default_rng(s)) for s in range(8)]
+    alone = [largest_hole(mask) for mask in masks]
+    assert max(even) < 0.75 * np.mean(alone)
+
+
+def test_even_draws_follow_their_seed():
+    first, same, other = (even_thresholds(cube(5), np.random.default_rng(s)) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
+    with pytest.raises(ValueError, match="grid indices"):
+        even_thresholds(np.zeros((3, 2)), np.random.default_rng(0))
 
 
 def test_constraints_are_relative_to_the_prescription():
