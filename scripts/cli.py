@@ -13,6 +13,8 @@ from pathlib import Path
 
 CONF = "conf"
 EXIT_USAGE = 2
+# what a person says → the command and experiment that do it: sampling networks have their own study
+SHORT = {("evaluate", "agent=pnet"): ("study", "pnet")}
 A_PERSON_CAN_MEND = (ValueError, KeyError, OSError)
 
 USAGE = """\
@@ -33,13 +35,25 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if arguments else EXIT_USAGE
-    name, *rest = arguments
+    name, *rest = _in_full(arguments)
     if name in ("-V", "--version"):
         return _print_version()
     if name not in commands():
         return _refuse(f"`{name}` is no command.{_did_you_mean(name)}\n\n{_usage()}")
     _pin_threads()
     return _run(name, rest)
+
+
+def _in_full(arguments: list[str]) -> list[str]:
+    """The call with a short form of SHORT spelled out."""
+    name, *rest = arguments
+    for (command, choice), (other, experiment) in SHORT.items():
+        if name == command and choice in rest:
+            named = [word for word in rest if word.startswith("experiment=")]
+            more = [word.removeprefix("experiment=").strip("[]") for word in named]
+            others = [word for word in rest if word not in (choice, *named)]
+            return [other, f"experiment=[{','.join([experiment, *more])}]", *others]
+    return arguments
 
 
 def commands() -> dict[str, str]:

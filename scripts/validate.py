@@ -1,8 +1,9 @@
 """Check the physics against tables and Monte Carlo, or a dose engine against a reference dose.
 
 Without a reference every engine of ``conf/dose`` is checked, or the one that was named. Writes into
-the folder ``output`` targets.csv and .json, depth_dose.png; with a reference comparison.csv and
-.json, numbers.json, dose.npz, along.png, across.png, dose_wash.png. Both: config.yaml, record.json.
+the folder ``output`` targets.csv and .json, depth_dose.png, carbon.png; with a reference
+comparison.csv and .json, numbers.json, dose.npz, along.png, across.png, dose_wash.png. Both:
+config.yaml, record.json.
 ``output=FILE.json`` is a file for the numbers alone, and the folder is FILE beside it. The exit
 code is 1 where a target or the gamma criterion is missed.
 """
@@ -33,9 +34,10 @@ from scripts import validate_pictures as pictures
 from scripts.configuration import choices
 from scripts.record import output_folder, save_record, stage
 from scripts.validate_axes import Row
+from scripts.validate_check import Check
 from scripts.validate_engines import engine_targets, for_checks, grouped
 from scripts.validate_reference import Compared, compare, compute, doubts
-from scripts.validate_targets import Check, physics_targets
+from scripts.validate_targets import physics_targets
 
 EXIT_MISSED = 1
 ENGINE = "dose@engine"  # as Hydra names the choice
@@ -88,6 +90,7 @@ def _physics(cfg: DictConfig, folder: Path, numbers: Path) -> list[Check]:
     n_passed = sum(c.passed for c in checks)
     _write_json({"n_targets": len(checks), "n_passed": n_passed, "targets": records}, numbers)
     save(pictures.depth_doses(), folder / "depth_dose.png")
+    save(pictures.carbon(), folder / "carbon.png")
     print(f"\n{checks_table(checks)}")
     return checks
 

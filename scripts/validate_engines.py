@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from engine.dose.engine import DoseEngine
+from scripts.validate_check import Check
 from scripts.validate_tank import tank
-from scripts.validate_targets import Check
 
 Checks = Callable[[DoseEngine], Iterator[Check]]
 

@@ -22,6 +22,7 @@ from engine.patient.phantoms import water_tank
 from engine.physics.materials import water
 from engine.physics.stopping_power import csda_range_mm, energy_at_range, mass_stopping_power
 from engine.physics.straggling import range_straggling_mm
+from scripts.validate_check import Check
 from scripts.validate_targets import (
     ICRU63,
     LETD_SHARES,
@@ -32,7 +33,6 @@ from scripts.validate_targets import (
     MONTE_CARLO,
     SECONDARY_SHARE,
     SURVIVING,
-    Check,
     distal_mm,
     proximal_mm,
 )

@@ -17,7 +17,7 @@ from engine.machine.library import load_machine
 from engine.machine.photon import PhotonMachine, square_field_gy
 from engine.patient.patient import Patient
 from engine.patient.phantoms import water_tank
-from scripts.validate_targets import Check
+from scripts.validate_check import Check
 
 SOURCE = "the whole field's integral"
 SIX_MV = "6 MV, Nyholm 2006"

@@ -1,13 +1,24 @@
-"""What validation draws: depth doses, profiles along and across spots, and dose washes."""
+"""What validation draws: depth doses, carbon, profiles along and across spots, dose washes."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.evaluation.comparison import AxisProfile, lateral_axes, sampled
+from engine.physics.ions import stopping_power_mev_cm2_g
 from engine.physics.materials import water
 from engine.physics.stopping_power import csda_range_mm
 from scripts.validate_axes import DEPTH_SHARES, axis_label, sigma_guess_mm
+from scripts.validate_carbon import (
+    DEPTH_DOSE,
+    IN_PEAK,
+    LEM_ALPHA,
+    LEM_CHARGE,
+    LEM_MEV,
+    chordoma,
+    chordoma_peak,
+    depth_dose,
+)
 from scripts.validate_reference import Compared
 from scripts.validate_targets import MC_CSDA_MM, MC_I_EV, MONTE_CARLO, monte_carlo_peak
 
@@ -20,6 +31,7 @@ ALONG = "mm along the axis from the entrance"
 GAMMA_COLORS = "PiYG_r"  # what fails, beyond 1, has another hue
 CROP_MARGIN_MM = 10.0
 AXES_DRAWN = 4
+CARBON_DRAWN_MEV = (181, 280, 399)
 VIEWS = (("axial", 0, "x", "y"), ("coronal", 1, "x", "z"), ("sagittal", 2, "y", "z"))
 
 
@@ -43,6 +55,65 @@ def depth_doses() -> "Figure":
     for axes in (whole, edge):
         axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def carbon() -> "Figure":
+    """Carbon ions in water: depth doses with their fragments, α of LEM I, a spread-out peak."""
+    figure, (depths, slopes, peak) = _figure(15.5, 4.4, 1, 3)
+    _carbon_depths(depths)
+    _alpha_of_let(slopes)
+    _spread_out_peak(peak)
+    return figure
+
+
+def _carbon_depths(axes: "Axes") -> None:
+    for energy in CARBON_DRAWN_MEV:
+        depth, dose, fragments = depth_dose(energy)
+        top = int(np.argmax(dose))
+        line = axes.plot(
+            depth, dose / dose[0], lw=1.5, label=f"{energy} MeV/u, peak {dose[top] / dose[0]:.2f}"
+        )[0]
+        axes.fill_between(depth, fragments / dose[0], color=line.get_color(), alpha=0.3, lw=0)
+        tail = DEPTH_DOSE[energy][1]
+        axes.plot(depth[top] + 10.0, tail, "o", ms=5, mfc="none", color=line.get_color())
+    axes.fill_between([], [], color=INK, alpha=0.3, lw=0, label="of it lighter fragments")
+    axes.plot([], [], "o", ms=5, mfc="none", color=INK, label="1 cm behind: carbon_Generic")
+    axes.set_ylim(0.0, None)
+    axes.legend(frameon=False, fontsize=8)
+    _tidy(axes, "depth in mm", "planar dose over the entrance's", "Carbon ions in water")
+
+
+def _alpha_of_let(axes: "Axes") -> None:
+    energy = np.geomspace(0.5, 430.0, 300)
+    for ion, color in (("He", APART), ("C", OURS)):
+        charge = LEM_CHARGE[ion]
+        let = 0.1 * stopping_power_mev_cm2_g(charge, energy)
+        axes.semilogx(let, chordoma().alpha_per_gy(charge, energy), color=color, lw=1.5, label=ion)
+        dots = 0.1 * stopping_power_mev_cm2_g(charge, np.array(LEM_MEV))
+        axes.plot(dots, LEM_ALPHA[ion], "o", ms=5, mfc="none", color=color)
+    axes.plot([], [], "o", ms=5, mfc="none", color=INK, label="direct sums, 1 to 400 MeV/u")
+    axes.axhline(chordoma().alpha_x_per_gy, color=INK, lw=0.8, ls=":", label="photons")
+    axes.set_ylim(0.0, None)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    _tidy(axes, "LET in keV/µm", "α in 1/Gy", "LEM I, chordoma")
+
+
+def _spread_out_peak(axes: "Axes") -> None:
+    peak = chordoma_peak()
+    depths, rbe, dose = zip(*IN_PEAK.values())
+    curves = (
+        ("RBE-weighted dose in Gy (RBE)", peak.weighted_gy, None, OURS),
+        ("physical dose in Gy", peak.dose_gy, dose, INK),
+        ("RBE", peak.rbe, rbe, APART),
+    )
+    for name, values, known, color in curves:
+        axes.plot(peak.depth_mm, values, color=color, lw=1.5, label=name)
+        if known is not None:
+            axes.plot(depths, known, "o", ms=5, mfc="none", color=color)
+    axes.plot([], [], "o", ms=5, mfc="none", color=INK, label="another 1D model")
+    axes.set_ylim(0.0, None)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    _tidy(axes, "depth in mm", "Gy, Gy (RBE) or RBE", "3 Gy (RBE) from 80 to 120 mm, LEM I")
 
 
 def along(compared: Compared) -> "Figure":

@@ -17,10 +17,11 @@ from engine.machine.library import load_machine
 from engine.patient.patient import Patient
 from engine.patient.phantoms import water_tank
 from engine.physics.constants import GY_MM2_PER_MEV_CM2_G
-from engine.physics.materials import WATER
-from engine.physics.scattering import propagate, scattering_power_along
+from engine.physics.ions import scattering_power_along
+from engine.physics.scattering import propagate
 from engine.physics.stopping_power import csda_range_mm
-from scripts.validate_targets import Check, detour, distal_mm
+from scripts.validate_check import Check
+from scripts.validate_targets import detour, distal_mm
 
 ENERGIES_MEV = (100.0, 150.0, 200.0)
 OBLIQUE = (35.0, 20.0)  # gantry and couch in degrees
@@ -42,11 +43,15 @@ def tank(engine: DoseEngine) -> Iterator[Check]:
 
 
 def planar_integral(
-    engine: DoseEngine, machine: IonMachine, index: int
+    engine: DoseEngine,
+    machine: IonMachine,
+    index: int,
+    half_width_mm: float = HALO_MM,
+    voxel_mm: tuple[float, float, float] = (2.0, 1.0, 2.0),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A spot along y, integrated over planes across it: depth of the planes' middles in mm, the
-    engine's Gy mm² per proton and the kernel's, each (n,)."""
-    patient = _tank(HALO_MM, float(machine.range_mm[index]) + 20.0, (2.0, 1.0, 2.0))
+    engine's Gy mm² per particle and the kernel's, each (n,)."""
+    patient = _tank(half_width_mm, float(machine.range_mm[index]) + 20.0, voxel_mm)
     grid = patient.grid
     dose = _spot(engine, patient, machine, index, Beam(0.0, (0.0, 0.0, 0.0)))
     bins = grid.axes_mm()[1] - grid.lower_mm[1]
@@ -89,7 +94,7 @@ def core_widths(
         expected = _sigma_mm(machine, index, depth, y)
         found = core_sigma_mm(dose, patient.grid, (0.0, y, 0.0), along, expected, CORE_DEPTH_MM)
         ours = float(np.sqrt(max(found**2 - 1.0 / 12.0, 0.0)))
-        name = f"core σ at {share:g} of the range, {machine.energy_mev[index]:.1f} MeV"
+        name = f"core σ at {share:g} of the range, {spot_label(machine, index)}"
         yield Check("", name, "mm", expected, ours, tolerance, True, "Fermi–Eyges, nozzle to depth")
 
 
@@ -112,6 +117,12 @@ def _oblique(engine: DoseEngine, machine: IonMachine, index: int) -> Iterator[Ch
     )  # fmt: skip
 
 
+def spot_label(machine: IonMachine, index: int) -> str:
+    """The energy, and which ion if it is no proton."""
+    energy = f"{machine.energy_mev[index]:.1f} MeV"
+    return energy if machine.charge == 1 else f"{energy}/u Z = {machine.charge}"
+
+
 def _tank(half_width_mm: float, depth_mm: float, spacing_mm) -> Patient:
     width = 2.0 * half_width_mm
     return water_tank((width, depth_mm, width), spacing_mm, 20.0)
@@ -120,17 +131,22 @@ def _tank(half_width_mm: float, depth_mm: float, spacing_mm) -> Patient:
 def _spot(
     engine: DoseEngine, patient: Patient, machine: IonMachine, index: int, beam: Beam
 ) -> np.ndarray:
-    """Gy per proton (nz, ny, nx) float64 of one spot on the axis."""
-    one = np.zeros(1)
-    plan = Plan(
-        machine, (beam,), one.astype(np.uint16), np.full(1, index, np.uint16),
-        one.astype(np.float32), one.astype(np.float32), np.ones(1),
-    )  # fmt: skip
+    """Gy per particle (nz, ny, nx) float64 of one spot on the axis."""
+    plan = one_spot(machine, index, beam)
     return engine.dose(patient, plan, patient.grid)["dose"].astype(np.float64)
 
 
+def one_spot(machine: IonMachine, index: int, beam: Beam) -> Plan:
+    """A plan of one particle on the axis."""
+    one = np.zeros(1)
+    return Plan(
+        machine, (beam,), one.astype(np.uint16), np.full(1, index, np.uint16),
+        one.astype(np.float32), one.astype(np.float32), np.ones(1),
+    )  # fmt: skip
+
+
 def _bin_means(machine: IonMachine, index: int, bins: np.ndarray, width_mm: float) -> np.ndarray:
-    """The kernel's planar integral averaged over bins of depth, Gy mm² per proton."""
+    """The kernel's planar integral averaged over bins of depth, Gy mm² per particle."""
     dose = machine.depth_dose_mev_cm2_g[index].astype(np.float64)
     step = machine.depth_step_mm
     running = np.concatenate([[0.0], np.cumsum(0.5 * step * (dose[1:] + dose[:-1]))])
@@ -148,5 +164,6 @@ def _sigma_mm(machine: IonMachine, index: int, depth_mm: float, t_mm: float) -> 
     gap = machine.nozzle_to_isocenter_mm + t_mm - depth_mm
     surface = (angle, cross + angle * gap, place + 2.0 * cross * gap + angle * gap * gap)
     depth = np.linspace(0.0, depth_mm, 2000)
-    power = scattering_power_along(float(machine.energy_mev[index]), depth, WATER)
+    ion = machine.charge, machine.mass_number
+    power = scattering_power_along(*ion, float(machine.energy_mev[index]), depth)
     return float(np.sqrt(propagate(surface, depth, power).position_mm2[-1]))

@@ -6,7 +6,6 @@ without energy spread in water of I = 78 eV, bins of 0.5 mm, scored to ±60 mm.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -28,6 +27,8 @@ from engine.physics.stopping_power import (
     mass_stopping_power,
 )
 from engine.physics.straggling import range_straggling_mm
+from scripts.validate_carbon import carbon_in_water, fragmentation, lem_and_rbe
+from scripts.validate_check import Check
 
 PSTAR = "PSTAR (NIST, ICRU 49)"
 MCSQUARE = "MCsquare (Souris 2016)"
@@ -73,29 +74,6 @@ SECONDARY_SHARE = {100: 0.067, 150: 0.111, 200: 0.162}  # of the dose at half ra
 # fmt: on
 
 
-@dataclass(frozen=True)
-class Check:
-    """One row: what is known, what comes out here, and how far apart the two may lie."""
-
-    group: str
-    quantity: str
-    unit: str
-    reference: float
-    ours: float
-    tolerance: float
-    relative: bool  # the tolerance and the deviation are shares of the reference
-    source: str
-
-    @property
-    def deviation(self) -> float:
-        apart = self.ours - self.reference
-        return apart / abs(self.reference) if self.relative else apart
-
-    @property
-    def passed(self) -> bool:
-        return bool(abs(self.deviation) <= self.tolerance)  # NaN fails
-
-
 def physics_targets() -> dict[str, Callable[[], Iterator[Check]]]:
     """Groups of checks that no dose engine takes part in, in the order of the report."""
     return {
@@ -108,6 +86,9 @@ def physics_targets() -> dict[str, Callable[[], Iterator[Check]]]:
         "Machine": machine,
         "CT and materials": tissues,
         "Metrics": metrics,
+        "Carbon ions in water": carbon_in_water,
+        "Fragmentation": fragmentation,
+        "LEM and RBE": lem_and_rbe,
     }
 
 

@@ -17,12 +17,12 @@ from engine.physics.materials import WATER
 from scripts import cli
 from scripts import validate as script
 from scripts.configuration import choices, composed
+from scripts.validate_check import Check
 from scripts.validate_engines import engine_targets
 from scripts.validate_reference import compute
-from scripts.validate_targets import Check
 
 BOTH = {"config.yaml", "record.json"}
-PHYSICS = BOTH | {"numbers.json", "targets.csv", "targets.json", "depth_dose.png"}
+PHYSICS = BOTH | {"numbers.json", "targets.csv", "targets.json", "depth_dose.png", "carbon.png"}
 COMPARISON = BOTH | {
     "comparison.csv", "comparison.json", "dose.npz", "along.png", "across.png", "dose_wash.png",
     "numbers.json",
@@ -91,6 +91,19 @@ def test_the_physics_passes_and_leaves_its_files(physics):
     assert all(t["passed"] for t in targets)
     with (physics / "targets.csv").open() as file:
         assert [r["quantity"] for r in csv.DictReader(file)] == [t["quantity"] for t in targets]
+
+
+def test_carbon_passes_and_is_drawn(physics):
+    targets = json.loads((physics / "targets.json").read_text())
+    for group in ("Carbon ions in water", "Fragmentation", "LEM and RBE"):
+        of_group = [t for t in targets if t["group"] == group]
+        assert len(of_group) >= 25
+        assert all(t["passed"] for t in of_group)
+    own = [t for t in targets if t["group"] == "Engine pencil_beam, its own"]
+    carbon = [t for t in own if "Z = 6" in t["quantity"] or "carbon" in t["quantity"]]
+    assert len(carbon) == 3 * (3 + 3 + 6) + 4  # spots: integrals, widths, effects; and a plan
+    assert all(t["passed"] for t in carbon)
+    assert (physics / "carbon.png").stat().st_size > 50_000
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -2,13 +2,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 
 from engine.machine.biology import layer_biology, mixed_field
 from engine.machine.depth_kernels import layer_kernel
 from engine.machine.library import load_machine
-from engine.physics.constants import GY_MM2_PER_MEV_CM2_G
 from engine.physics.lem import Lem1, tissue
+from scripts.validate_spread_out_peak import layers_for, spread_out_peak
 
 
 @dataclass(frozen=True)
@@ -96,55 +95,25 @@ def test_a_machine_without_spectra_is_refused(model):
 
 
 @pytest.fixture(scope="module")
-def spread_out_peak(machine, model):
-    """Depth (n,), dose in Gy and RBE-weighted dose of layers for 3 Gy(RBE) from 80 to 120 mm."""
-    layers = np.flatnonzero((machine.range_mm >= 80.0) & (machine.range_mm <= 121.5))
-    depth = machine.depth_step_mm * np.arange(600)
-    tables = np.zeros((3, depth.size, layers.size))
-    for j, i in enumerate(layers):
-        dose = layer_kernel(machine, int(i)).depth_dose_mev_cm2_g[: depth.size]
-        effects = layer_biology(machine, int(i), model)[:, : depth.size]
-        tables[:, : dose.size, j] = dose * GY_MM2_PER_MEV_CM2_G * 1e6
-        tables[1:, : dose.size, j] *= effects
-    inside = (depth >= 80.0) & (depth <= 120.0)
-
-    def weighted_gy(weights):
-        dose, a, b = tables @ weights
-        root = np.sqrt(model.alpha_x_per_gy**2 + 4.0 * model.beta_x_per_gy2 * (a + b * b))
-        return dose, (root - model.alpha_x_per_gy) / (2.0 * model.beta_x_per_gy2), b, root
-
-    def cost(weights):
-        _, found, b, root = weighted_gy(weights)
-        miss = np.where(inside, found - 3.0, 0.0)
-        gradient = tables[1].T @ (2.0 * miss / root) + tables[2].T @ (4.0 * miss * b / root)
-        return miss @ miss, gradient
-
-    start = np.full(layers.size, 0.5)
-    bounds = [(0.0, None)] * layers.size
-    solution = minimize(cost, start, jac=True, bounds=bounds, method="L-BFGS-B")
-    dose, weighted, _, _ = weighted_gy(solution.x)
-    return depth, dose, weighted
+def peak(machine, model):
+    """Layers for 3 Gy (RBE) from 80 to 120 mm."""
+    return spread_out_peak(layers_for(machine, model, 80.0, 120.0, level_gy=3.0))
 
 
-def test_three_gray_are_flat_over_a_target_of_four_centimeters(spread_out_peak):
-    depth, _, weighted = spread_out_peak
-    inside = (depth > 84.0) & (depth < 116.0)
-    assert weighted[inside] == pytest.approx(np.full(inside.sum(), 3.0), rel=0.03)
+def test_three_gray_are_flat_over_a_target_of_four_centimeters(peak):
+    inside = (peak.depth_mm > 84.0) & (peak.depth_mm < 116.0)
+    assert peak.weighted_gy[inside] == pytest.approx(np.full(inside.sum(), 3.0), rel=0.03)
 
 
-def test_effectiveness_in_the_target_matches_the_one_dimensional_reference(spread_out_peak):
+def test_effectiveness_in_the_target_matches_the_one_dimensional_reference(peak):
     # LEM I, chordoma, another 1D model: RBE 3.2, 3.5, 4.0 at 83, 100, 115 mm, 3.0 at 5 mm and 5.4
     # in the tail; physical dose 0.94, 0.89, 0.80, 0.60 and 0.10 Gy
-    depth, dose, weighted = spread_out_peak
     for z, gray, rbe in ((5, 0.60, 3.0), (83, 0.94, 3.2), (100, 0.89, 3.5), (115, 0.80, 4.0)):
-        at = int(z / 0.25)
-        assert dose[at] == pytest.approx(gray, rel=0.2)
-        assert weighted[at] / dose[at] == pytest.approx(rbe, rel=0.2)
-    tail = int(135 / 0.25)
-    assert dose[tail] == pytest.approx(0.10, rel=0.25)
-    assert weighted[tail] / dose[tail] == pytest.approx(5.4, rel=0.2)
+        assert peak.at(z) == pytest.approx((gray, rbe), rel=0.2)
+    dose, rbe = peak.at(135.0)
+    assert dose == pytest.approx(0.10, rel=0.25)
+    assert rbe == pytest.approx(5.4, rel=0.2)
 
 
-def test_physical_dose_falls_towards_the_distal_end(spread_out_peak):
-    _, dose, _ = spread_out_peak
-    assert 0.65 < dose[int(115 / 0.25)] / dose[int(83 / 0.25)] < 0.85
+def test_physical_dose_falls_towards_the_distal_end(peak):
+    assert 0.65 < peak.at(115.0)[0] / peak.at(83.0)[0] < 0.85

@@ -6,6 +6,8 @@ import pytest
 from engine.dose.quantities import BiologicalDose, RbeDose
 from ptenv.cases.build import build_case
 from ptenv.cases.case import Case
+from ptenv.cases.energy_layer_build import build_energy_layer_case
+from ptenv.cases.energy_layer_case import EnergyLayerCase
 from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
 from ptenv.cases.modality import biology_of, quantity_of
 from ptenv.cases.recipe import VoxelMaskRecipe
@@ -106,3 +108,23 @@ def test_senseless_modalities_are_refused(kind, settings, message):
 def test_every_field_wants_its_couch_angle():
     with pytest.raises(ValueError, match="couch_deg"):
         VoxelMaskRecipe(PATIENT, gantry_deg=(60.0, 300.0), couch_deg=(0.0,))
+
+
+def test_an_arc_of_carbon_ions_is_planned_in_rbe_weighted_dose():
+    recipe = EnergyLayerRecipe(
+        PATIENT, machine="generic_carbon", biology="lem1", fraction_gy=3.0, n_fractions=20,
+        ct_spacing_mm=5.0, target_volume_cm3=(6.0, 10.0), dose_grid_mm=7.0, n_angles=6,
+        n_layers=40, layer_spacing_mm=8.0, spot_spacing_mm=9.0, ring_mm=8.0, n_points=100,
+        lateral_cutoff=0.05, evaluations=6, sketch_evaluations=6, bound_evaluations=8,
+        sketch_rows=200, sketch_spacing_mm=12.0, limits=(1.2,),
+    )  # fmt: skip
+    case = build_energy_layer_case(recipe)
+    again = EnergyLayerCase.from_entry(*case.as_entry())
+    assert again.quantity == case.quantity == BiologicalDose(20, 0.1, 0.05, 30.0)
+    chosen = case.sequencing.valid
+    plan, same = case.optimize(chosen, "plan"), again.optimize(chosen, "plan")
+    np.testing.assert_array_equal(same.dose_gy, plan.dose_gy)
+    target = case.regions[case.target].rows
+    dose = case.quantity.value(plan.dose_gy[0])[target]
+    assert 0.9 * 60.0 < dose.mean() < 1.1 * 60.0
+    assert plan.worst == pytest.approx(plan.values.max())
