@@ -21,7 +21,8 @@ BASELINES = {"mean": None, "pair": "sample", "mode": "mode"}  # and the mask tha
 class LocalCredit:
     """Gradient of log F + ``price`` × share of selected voxels, F the objective on all voxels.
 
-    Every voxel is drawn with its chance p. Its credit is the change of F against a baseline plan,
+    Every voxel is drawn by itself with its chance p (``Turns.even`` draws otherwise, and biases the
+    gradient). Its credit is the change of F against a baseline plan,
     weighted by a Gaussian of ``sigma_mm`` about the voxel (1 at its middle) and divided by the
     baseline's F; what selecting costs, price · p, needs no sampling. ``baseline``: "mean", the
     running mean of each patient's penalties (``memory`` is what a new plan counts); "pair", another

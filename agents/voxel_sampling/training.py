@@ -32,6 +32,7 @@ from ptenv.cases.recipe import name_without_path
 
 CHECKPOINT, WEIGHTS, CARD = "last.ckpt", "pnet.pt", "pnet.json"
 PLANS, CURVE, EPOCHS, REFERENCES = "plans.csv", "curve.csv", "epochs", "references.json"
+LIMITS = "cases built like those it learned on: beams, dose grid, prescription, kinds of structures"
 USE = "research on voxel sampling in treatment planning; no plan of it may treat a person"
 Progress = Callable[[int, int, float], None]  # plans done, of how many, loss
 
@@ -240,7 +241,7 @@ def save_pnet(folder: Path, net: PNet, training: SamplingTraining, card: Mapping
         "network": "PNet", "channels": net.channels, "side_channels": net.side_channels,
         "max_voxels": net.max_voxels, "bfloat16": training.bfloat16,
         "loss": _plain(training.loss), "turns": _plain(training.turns),
-        "learning_rate": _plain(training.learning_rate), **card, "use": USE,
+        "learning_rate": _plain(training.learning_rate), **card, "use": USE, "limits": LIMITS,
     }  # fmt: skip
     (folder / CARD).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return folder
