@@ -4,12 +4,15 @@
 is read for the dose and added to the gradient.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from layouts import DecodedRows, VoxelBlocks
 
 from engine.dose.influence import RowPenalty
 from engine.dose.pencil_beam.engine import PencilBeamEngine
+from engine.dose.quantities import BiologicalDose
 
 MNNZ = 12.5
 
@@ -46,6 +49,26 @@ def test_iteration(benchmark, report, with_threads, matrix, weights, every_row, 
     report(
         threads=n_threads, Mnnz=matrix.n_nonzeros / 1e6, Mslots=len(matrix.values) / 1e6,
         rows=matrix.n_rows, spots=matrix.n_spots, bytes_per_nnz=matrix.nbytes / matrix.n_nonzeros,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_iteration_of_rbe_weighted_dose(
+    benchmark, report, with_threads, matrix, weights, n_threads
+):
+    """The same pattern with α and √β on every chunk, one pass for all three products."""
+    scale = np.array([5.0, 1.0], np.float32) / np.float32(65535)
+    factors = np.tile((np.array([0.6, 0.2]) / scale).astype(np.uint16), len(matrix.columns))
+    biological = replace(matrix, factors=factors, factor_scale=scale)
+    quantity, n = BiologicalDose(20, 0.1, 0.05, 30.0), matrix.n_rows
+    level = 0.5 * quantity.of_fraction(biological, weights)
+    rows = RowPenalty(np.arange(n + 1), level, np.full(n, 1.0 / n), np.ones(n))
+    with_threads(n_threads)
+    arguments = (weights, rows, quantity.photons)
+    benchmark.pedantic(biological.penalty, arguments, rounds=30, warmup_rounds=2)
+    report(
+        threads=n_threads, Mnnz=matrix.n_nonzeros / 1e6,
+        bytes_per_nnz=biological.nbytes / matrix.n_nonzeros,
     )  # fmt: skip
 
 
