@@ -178,8 +178,22 @@ def _known_keys(command: str, overrides: list[str]) -> list[str]:
     return keys
 
 
+def missing_keys(cfg: DictConfig) -> list[str]:
+    """Full names of keys without a value, sorted; OmegaConf's own stumbles over what refers to
+    them."""
+
+    def walk(node, name: str) -> list[str]:
+        if isinstance(node, dict):
+            return [k for key, value in node.items() for k in walk(value, f"{name}.{key}")]
+        if isinstance(node, list):
+            return [k for i, value in enumerate(node) for k in walk(value, f"{name}[{i}]")]
+        return [name.removeprefix(".")] if node == "???" else []
+
+    return sorted(walk(OmegaConf.to_container(cfg, resolve=False), ""))
+
+
 def _refuse_missing(cfg: DictConfig) -> None:
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    missing = missing_keys(cfg)
     if missing:
         raise WrongCall(f"`{missing[0]}` has no default; give it as {missing[0]}=VALUE.")
 

@@ -15,6 +15,7 @@ from engine.dose.quantities import Quantity
 from engine.evaluation.gamma import gamma_3d
 from engine.geometry.plan import Plan
 from engine.patient.patient import Patient
+from engine.physics.biology import BiologicalModel
 from scripts.record import amount, dose_progress
 
 GAMMA_CRITERIA = ((1.0, 1.0), (2.0, 2.0), (3.0, 2.0))  # percent, mm
@@ -22,7 +23,8 @@ GAMMA_CRITERIA = ((1.0, 1.0), (2.0, 2.0), (3.0, 2.0))  # percent, mm
 
 @dataclass(frozen=True, eq=False)
 class PlanDose:
-    """Gy (RBE) of the course on the matrix's rows: total (n_rows,) and beams (n_beams, n_rows).
+    """Gy (RBE) of the course on the matrix's rows: total (n_rows,) and beams (n_beams, n_rows),
+    each as if it were alone: with a varying RBE they do not add up to the total.
 
     ``error_gy`` (n_rows,) is the standard error of the total, ``letd_kev_um`` (n_rows,) its
     dose-averaged LET, ``record`` what the scorecard says of a dose computed anew; None: unknown.
@@ -35,12 +37,22 @@ class PlanDose:
     record: dict | None = None
 
 
-def final_engine(engine: DoseEngine, chosen: DoseEngine | None, letd: bool) -> DoseEngine | None:
+def final_engine(
+    engine: DoseEngine, chosen: DoseEngine | None, letd: bool,
+    biology: BiologicalModel | None = None,
+) -> DoseEngine | None:  # fmt: skip
     """What computes the final dose: the ``chosen`` engine, or the matrix's where that is only an
-    estimate; None: the matrix is the final dose."""
+    estimate; None: the matrix is the final dose. With ``biology`` it must be: what engines compute
+    anew is physical dose, and the beams' doses of equal effect do not add up."""
     final = chosen
     if final is None and getattr(engine, "influence_is_estimate", False):
         final = engine
+    if biology is not None and final is not None:
+        raise ValueError(
+            f"final_dose by {type(final).__name__} is physical, and biology={biology} needs the "
+            "matrix's α and √β; leave final_dose out and take dose=pencil_beam, or plan with "
+            "quantity=constant_rbe."
+        )
     if letd and not hasattr(final, "simulate"):
         raise ValueError(
             "letd=true needs a final dose by an engine that follows particles; add "

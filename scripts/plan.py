@@ -42,7 +42,7 @@ def run(cfg: DictConfig) -> float:
     place = instantiate(cfg.geometry, _convert_="all")
     engine = instantiate(cfg.dose, _convert_="all")
     chosen = instantiate(cfg.final_dose, _convert_="all")
-    final = final_dose.final_engine(engine, chosen, cfg.letd)
+    final = final_dose.final_engine(engine, chosen, cfg.letd, instantiate(cfg.biology))
     pose = instantiate(cfg.optimization.problem)
     solver = instantiate(cfg.optimization.solver)
     solve = instantiate(cfg.optimization.deliverable)

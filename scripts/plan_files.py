@@ -60,7 +60,7 @@ def write(made: Made, folder: Path) -> list[str]:
     return list(writers)
 
 
-_PARTICLES = {0: "monitor units", 1: "protons", 6: "carbon ions"}
+_PARTICLES = {0: "monitor units", 1: "protons", 6: "carbon ions"}  # by the machine's charge
 
 
 def _plan(patient: Patient, plan: Plan, quantity: Quantity, path: Path) -> None:
@@ -76,7 +76,7 @@ def _plan(patient: Patient, plan: Plan, quantity: Quantity, path: Path) -> None:
         "n_fractions": patient.n_fractions,
         "prescription_gy_rbe": dict(patient.prescription_gy),
         "rbe": quantity.rbe,
-        "weights": f"{_PARTICLES[getattr(plan.machine, 'charge', 0)]} per fraction",
+        "weights": f"{_PARTICLES.get(getattr(plan.machine, 'charge', 0), 'ions')} per fraction",
         "spots": "u_mm, v_mm in the isocenter plane of the beam's eye view, weight",
         "beams": beams,
     }
@@ -96,7 +96,7 @@ def _layers(plan: Plan, spots: np.ndarray) -> list[dict]:
 
 
 def _dose(made: Made, path: Path) -> None:
-    """Dose in Gy (RBE) of the course, in total and per beam, on the dose grid (z, y, x).
+    """Dose in Gy (RBE) of the course, in total and of each beam alone, on the dose grid (z, y, x).
 
     Where they are known, the standard error of the total, and LETd in keV/µm.
     """

@@ -74,7 +74,7 @@ def place_spots(
         raise ValueError("beams is empty; give at least one field.")
     if not isinstance(machine, IonMachine):
         raise ValueError(
-            f"machine={machine.name!r} has no protons; take generic_proton, or place_bixels."
+            f"machine={machine.name!r} has no ions; take generic_proton, or place_bixels."
         )
     mask = patient.target_union() if target is None else patient.mask(target)
     if not mask.any():

@@ -326,7 +326,6 @@ class PlanningProblem:
             curvature[region.rows] += 2.0 * objective.weight * region.volume * (scale / level) ** 2
         return curvature
 
-
     def _curvature_bound(self, row_weight: np.ndarray) -> np.ndarray:
         """Dᵀ(W ∘ D1), (n_spots,)."""
         ones = np.ones(self.n_spots, np.float32)

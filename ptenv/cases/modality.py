@@ -1,6 +1,6 @@
 """With which ions a case is treated, and what their dose counts for.
 
-Recipes that offer the choice hold the fields of ``MODALITY``: a machine, a biological model of
+Recipes that offer the choice hold the fields of ``Modality``: a machine, a biological model of
 it (None: physical dose times a constant RBE), and the prescription of one fraction.
 """
 
@@ -66,5 +66,3 @@ def quantity_of(recipe: Modality, n_fractions: int) -> Quantity:
     if model is None:
         return RbeDose(n_fractions, recipe.rbe)
     return biological_dose(model, n_fractions)
-
-

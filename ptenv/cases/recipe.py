@@ -219,7 +219,7 @@ def _openkbp_path(patient: str) -> Path:
     scheme, _, path = patient.partition(":")
     if scheme != "openkbp" or not path:
         raise ValueError(f"patient={patient!r}: give 'head-and-neck-NUMBER' or 'openkbp:PATH'.")
-    for found in (Path(path), Path(f"{path}.zip")):  # a cohort names patients, however they are kept
+    for found in (Path(path), Path(f"{path}.zip")):  # a cohort names patients, however kept
         if found.exists():
             return found
     raise FileNotFoundError(f"case 'openkbp:{path}': no such file or folder; check the path.")

@@ -12,7 +12,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from scripts import cli
-from scripts.configuration import WrongCall, composed
+from scripts.configuration import WrongCall, composed, missing_keys
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMANDS = sorted(cli.commands())
@@ -21,6 +21,7 @@ GIVEN = {  # what has no default, so that a file can be composed
     "patient.path": "patient.zip",
     "calibration.points": [[-1000, 0.0], [0, 1.0], [3000, 2.6]],
     "calibration.path": "rsp.npy",
+    "openkbp": "openkbp",
 }
 NEEDS_DATA = ("calibration/rsp_map",)  # a volume; tests/engine/io reads one
 NEEDS_NO_DATA = ("calibration", "dose", "geometry.beams", "geometry.settings", "machine",
@@ -42,7 +43,7 @@ def _with_choice(choice: str) -> DictConfig:
                 if group != "experiment":
                     raise
                 continue
-            for key in OmegaConf.missing_keys(cfg):
+            for key in missing_keys(cfg):
                 OmegaConf.update(cfg, key, GIVEN[key])
             return cfg
     raise AssertionError(f"no command has the group {group!r} of conf/{choice}.yaml")

@@ -82,3 +82,16 @@ def test_showing_the_configuration_makes_no_folder(capsys, tmp_path):
     assert cli.main(["plan", "--cfg", "job"]) == 0
     assert "dose_grid_mm" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_sampling_networks_are_evaluated_by_their_own_study():
+    said = ["evaluate", "agent=pnet", "experiment=openkbp_validation", "timing=false"]
+    meant = ["study", "experiment=[pnet,openkbp_validation]", "timing=false"]
+    assert cli._in_full(said) == meant
+    assert cli._in_full(["evaluate", "agents=[pnet_setup1]"]) == ["evaluate", "agents=[pnet_setup1]"]
+    assert cli._in_full(["train", "agent=pnet"]) == ["train", "agent=pnet"]
+
+
+def test_a_key_that_others_refer_to_is_asked_for_by_name(capsys):
+    assert cli.main(["study", "experiment=openkbp_validation"]) == cli.EXIT_USAGE
+    assert "`openkbp` has no default" in capsys.readouterr().err

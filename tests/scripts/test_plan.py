@@ -298,6 +298,27 @@ def test_only_an_estimated_matrix_is_computed_anew_unasked():
     assert final_dose.final_engine(monte_carlo, pencil, False) is pencil
 
 
+@pytest.mark.parametrize(
+    "override", ["final_dose=pencil_beam", "final_dose=monte_carlo", "dose=monte_carlo"]
+)
+def test_a_final_dose_without_the_effect_of_carbon_is_refused(capsys, tmp_path, override):
+    said = _refused(capsys, tmp_path, *QUICK, "machine=generic_carbon", override)
+    assert "leave final_dose out" in said
+
+
+def test_a_carbon_plan_leaves_the_dose_of_equal_effect(tmp_path):
+    carbon = ("machine=generic_carbon", "fraction_gy=3", "n_fractions=20")
+    assert cli.main(["plan", *QUICK, *carbon, f"output={tmp_path / 'here'}"]) == 0
+    with np.load(tmp_path / "here" / "dose.npz") as dose:
+        total, (alone,) = dose["dose_gy_rbe"], dose["beam_dose_gy_rbe"]
+    np.testing.assert_allclose(alone, total, rtol=1e-6)  # one field: the beam is all there is
+    assert 55.0 < np.percentile(total[total > 0.8 * total.max()], 50) < 66.0  # 20 × 3 Gy (RBE)
+    plan = json.loads((tmp_path / "here" / "plan.json").read_text())
+    assert plan["machine"] == "generic_carbon"
+    assert plan["weights"] == "carbon ions per fraction"
+    assert plan["rbe"] is None
+
+
 def test_a_long_dose_shows_life_in_a_log(case, capsys, monkeypatch):
     monkeypatch.setattr(record, "LINE_EVERY_S", 0.0)
     patient, plan, rows, quantity, targets = case

@@ -39,6 +39,7 @@ from engine.dose.monte_carlo.tables import Processes
 from engine.dose.voxels import body_voxels, checked_voxels
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import NOMINAL, Scenario
+from engine.machine.ion import IonMachine
 from engine.patient.ct import Calibration, SchneiderCalibration
 from engine.patient.grid import Grid
 from engine.patient.known_medium import KnownMedium
@@ -220,5 +221,10 @@ def _take_whole(engine: MonteCarloEngine, name: str, least: int, most: int, unit
 
 def _check(plan: Plan, scenario: Scenario, quantities: Sequence[str], known: tuple) -> None:
     check_asked(plan, scenario, quantities, known, "Monte Carlo")
+    if not (isinstance(plan.machine, IonMachine) and plan.machine.charge == 1):
+        raise ValueError(
+            f"machine={plan.machine.name!r} has no protons, and Monte Carlo follows nothing else; "
+            "take generic_proton, or dose=pencil_beam for other ions."
+        )
     if np.any(plan.weights < 0.0) or not np.all(np.isfinite(plan.weights)):
         raise ValueError("weights of the plan must be finite and 0 or more.")

@@ -9,6 +9,7 @@ from engine.evaluation.comparison import axis_profile
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam
 from engine.geometry.scenarios import Scenario
+from engine.machine.library import load_machine
 from engine.physics.materials import Material
 from engine.physics.stopping_power import csda_range_mm
 
@@ -28,6 +29,15 @@ def seen(screens, dose, at_depth_mm, moments):
     (mean_x, sigma_x), (mean_z, sigma_z) = moments(x, layer.sum(0)), moments(z, layer.sum(1))
     own = 0.5**2 / 12
     return mean_x, mean_z, *(np.sqrt(max(s * s - own, 0.0)) for s in (sigma_x, sigma_z))
+
+
+def test_ions_other_than_protons_are_refused(screens, spots):
+    """Carbon would be followed as protons of its energy per nucleon, three times as far."""
+    plan = spots(load_machine("generic_carbon"))
+    with pytest.raises(ValueError, match="machine='generic_carbon' has no protons"):
+        screens.dose(plan, 20)
+    with pytest.raises(ValueError, match="machine='generic_carbon' has no protons"):
+        screens.engine().influence(screens.patient, plan, screens.grid)
 
 
 @pytest.mark.parametrize("u, v", [(0.0, 0.0), (12.25, -7.25), (-20.25, 15.75)])
