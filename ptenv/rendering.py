@@ -162,16 +162,18 @@ def arc_picture(
     notes: str = "",
     title: str = "",
     width_px: int = 1200,
+    rbe: float | None = PROTON_RBE,
 ) -> "Figure":
     """Dose wash, energy layers over gantry angle, and DVH bands over scenarios, nominal first."""
     scene = Scene(patient, dose_gy, None, None, structures, None)
     figure = _figure(width_px, 1.05)
     upper, middle, lower = figure.subfigures(3, 1, height_ratios=[1.0, 0.7, 0.95])
     panels = upper.subplots(1, 3, gridspec_kw={"width_ratios": scene.widths()})
-    draw_cuts(scene, upper, panels, title, explained=bands)
+    draw_cuts(scene, upper, panels, title, explained=bands, rbe=rbe)
     _draw_sequence(middle.subplots(), sequence, "")
     axes = _beside_notes(lower, notes)
-    _draw_dvh(axes, {n: of[0] for n, of in bands.items()}, patient.prescription_gy, None, "")
+    nominal = {n: of[0] for n, of in bands.items()}
+    _draw_dvh(axes, nominal, patient.prescription_gy, None, "", rbe)
     colors = structure_colors(list(bands), list(patient.prescription_gy))
     for name, histograms in bands.items():
         _fill_band(axes, histograms, colors[name])

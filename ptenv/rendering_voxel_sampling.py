@@ -120,8 +120,7 @@ def plans_figure(
     """
     patient = drawn_patient(case)
     shown = [n for n in case.evaluation.structures if n not in (BODY, RING)]
-    label = "dose in Gy (RBE)" if rbe is None else dose_label(rbe)
-    scale = Scale(label, max(case.prescription_gy.values()), case.prescription_gy)
+    scale = Scale(dose_label(rbe), max(case.prescription_gy.values()), case.prescription_gy)
     figure = _figure(width_px, 0.36 * len(plans))
     parts = np.atleast_1d(figure.subfigures(len(plans), 1))
     for number, (part, plan) in enumerate(zip(parts, plans)):

@@ -14,7 +14,6 @@ from agents.environments import AnyEnvironment
 from agents.voxel_sampling import study_tables as tables
 from agents.voxel_sampling.study import PLANS, KeptPlans, case_named
 from agents.voxel_sampling.study_plans import REDUCED, REFERENCE
-from ptenv.cases.case import Case
 from ptenv.rendering import save, score_table
 from ptenv.rendering_voxel_sampling import Drawn, Points, patients_figure, plans_figure
 
@@ -91,7 +90,7 @@ class Report:
         plans = [_drawn(kept, rows, name, n) for n in (REFERENCE, *marked)]
         volume = case.volumes_cm3[case.targets[0]]
         title = f"{case.case_id}: the {what} patient by ΔD95, target {volume:.0f} cm³"
-        return plans_figure(case, plans, title=title, rbe=_constant_rbe(case))
+        return plans_figure(case, plans, title=title, rbe=case.quantity.rbe)
 
     def _tested_against(self, rows: Sequence[Mapping]) -> list[str]:
         known = tables.sampler_names(rows)
@@ -117,11 +116,6 @@ def _drawn(kept: KeptPlans, rows, case: str, name: str) -> Drawn:
         return Drawn(kept.dose_gy[at], None, f"{title}, {row['selected']:,.0f} voxels")
     title += f", {row['sv_percent']:.1f} % of the voxels, gamma {row['gamma_percent']:.0f} %"
     return Drawn(kept.dose_gy[at], kept.rows[at], title)
-
-
-def _constant_rbe(case: Case) -> float | None:
-    """None where RBE varies."""
-    return getattr(case.quantity, "rbe", None)
 
 
 def _narrow(shown: Sequence[Mapping[str, str]]) -> str:

@@ -21,6 +21,7 @@ class Quantity(Protocol):
     """A field (n_rows,) computed from linear products of the weights."""
 
     name: str
+    rbe: float | None  # None: it varies
     scale: float  # of the course per Gy of one fraction
     photons: np.ndarray | None  # (5,) of a photon dose of equal effect; None: physical dose
 

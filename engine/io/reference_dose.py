@@ -102,7 +102,7 @@ def read_reference_dose(path: str | Path) -> ReferenceDose:
     where = f"of {path.with_suffix('.json').name}"
     particle = metadata["particle"]
     if particle == "carbon":
-        raise ValueError(f"particle='carbon' {where}: there is no carbon engine yet.")
+        raise ValueError(f"particle='carbon' {where} cannot be compared yet; 'proton' can.")
     if particle != "proton":
         raise ValueError(f"particle={particle!r} {where} is unknown; 'proton' can be compared.")
     volumes = _volumes(path, arrays)

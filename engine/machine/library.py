@@ -19,8 +19,8 @@ def available_machines() -> list[str]:
 
 
 def load_machine(name: str | Path) -> IonMachine | PhotonMachine:
-    """A machine by name ("generic_proton", "generic_photon") or by the path of its ``.npz``; read
-    once a process."""
+    """A machine by name ("generic_proton", "generic_carbon", "generic_photon") or by the path of
+    its ``.npz``; read once a process."""
     if str(name) in COMPUTED:
         return COMPUTED[str(name)]()
     path = Path(name)

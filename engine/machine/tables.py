@@ -1,7 +1,7 @@
 """How a machine's kernels lie in a file: few nodes per energy, dense where the dose turns.
 
 A file holds arrays (n_energies, n_nodes) over depths of their own per energy; reading spreads
-them over the even depths of a ``IonMachine``. It may also hold a second Gaussian, ``second_``
+them over the even depths of an ``IonMachine``. It may also hold a second Gaussian, ``second_``
 and the names of ``SecondGaussian`` (n_energies,), and ``virtual_sources_mm`` (2,) of u and v.
 ``charge`` and ``mass_number`` are the ion's, a proton's where a file names none; ``spectra_`` and
 the names of ``IonSpectra`` its mixed field, where ``spectra_dose_share`` holds whole numbers in

@@ -8,6 +8,7 @@ photons' α at high energy; β follows Krämer & Scholz, Phys. Med. Biol. 51 (20
 
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -36,13 +37,14 @@ class Tissue:
     def __post_init__(self) -> None:
         for field in ("alpha_x_per_gy", "threshold_gy", "nucleus_radius_um"):
             value = getattr(self, field)
-            if not 0.0 < value < np.inf:
+            if not (isinstance(value, Real) and 0.0 < value < np.inf):
                 raise ValueError(
                     f"{field}={value} of tissue {self.name!r} must be finite; give more than 0."
                 )
-        if not 0.0 <= self.beta_x_per_gy2 < np.inf:
+        beta = self.beta_x_per_gy2
+        if not (isinstance(beta, Real) and 0.0 <= beta < np.inf):
             raise ValueError(
-                f"beta_x_per_gy2={self.beta_x_per_gy2} of tissue {self.name!r} must be finite; "
+                f"beta_x_per_gy2={beta} of tissue {self.name!r} must be finite; "
                 "give 0 or more."
             )
 
@@ -74,6 +76,13 @@ class Lem1:
     """
 
     tissue: Tissue
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tissue, Tissue):
+            raise ValueError(
+                f"tissue={self.tissue!r} tells no parameters; build a Tissue of α, β, threshold "
+                "dose and radius of the nucleus."
+            )
 
     @property
     def alpha_x_per_gy(self) -> float:

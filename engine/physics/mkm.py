@@ -7,6 +7,7 @@ al., Phys. Med. Biol. 53 (2008) 37; Inaniwa et al., Phys. Med. Biol. 55 (2010) 6
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -40,8 +41,8 @@ class Mkm:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            finite = value < np.inf or field.name == "threshold_gy"
-            if not (value > 0.0 and finite):
+            most = np.inf if field.name == "threshold_gy" else np.finfo(float).max
+            if not (isinstance(value, Real) and 0.0 < value <= most):
                 raise ValueError(f"{field.name}={value} must be positive; see the defaults of Mkm.")
 
     def alpha_per_gy(self, charge: int, energy_mev: np.ndarray) -> np.ndarray:

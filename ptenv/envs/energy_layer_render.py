@@ -36,6 +36,7 @@ def picture_figure(state: "State", title: str = "", width_px: int = WIDTH_PX) ->
     return arc_picture(
         drawn_patient(case), volume_on(case, dose[0]), sequence, bands,
         structures=shown, notes=_notes(state), title=title, width_px=width_px,
+        rbe=case.quantity.rbe,
     )  # fmt: skip
 
 

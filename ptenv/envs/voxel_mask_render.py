@@ -44,6 +44,7 @@ def picture_figure(
         notes=_notes(state),
         title=title or f"{case.case_id}, round {state.round}",
         width_px=width_px,
+        rbe=case.quantity.rbe,
     )
 
 

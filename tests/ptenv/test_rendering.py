@@ -214,6 +214,7 @@ def test_without_matplotlib_a_picture_says_what_to_install(patient, monkeypatch)
 
 def test_the_dose_axis_names_the_rbe_that_the_dose_was_made_with():
     dvh = Dvh(np.array([1.0, 2.0]), np.array([1.0, 1.0]))
-    for rbe, text in ((1.1, "dose in Gy (RBE), RBE 1.1"), (1.0, "dose in Gy")):
+    labels = {1.1: "dose in Gy (RBE), RBE 1.1", 1.0: "dose in Gy", None: "dose in Gy (RBE)"}
+    for rbe, text in labels.items():
         figure = rendering.dvh_figure({"PTV": dvh}, {"PTV": 2.0}, rbe=rbe)
         assert figure.axes[0].get_xlabel() == text

@@ -175,7 +175,7 @@ def test_a_missing_key_is_named(written, key):
 @pytest.mark.parametrize(
     "key, value, named",
     [
-        ("particle", "carbon", "there is no carbon engine yet"),
+        ("particle", "carbon", "cannot be compared yet"),
         ("particle", "helium", "particle='helium'"),
         ("particle", ["proton"], "particle=['proton']"),
         ("spots", [], "spots of case.json is empty"),

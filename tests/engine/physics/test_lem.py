@@ -113,6 +113,12 @@ def test_ions_and_energies_out_of_reach_are_refused():
         CHORDOMA.beta_per_gy2(6, np.array([10.0, 700.0]))
 
 
+def test_a_model_without_a_tissue_is_refused():
+    for nothing in (None, "chordoma"):
+        with pytest.raises(ValueError, match=f"tissue={nothing!r} tells no parameters"):
+            Lem1(nothing)
+
+
 def test_unknown_tissues_are_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="tissue name='brian' is unknown; use chordoma"):
         tissue("brian")
@@ -123,6 +129,8 @@ def test_unknown_tissues_are_answered_with_the_known_ones():
     [
         ("alpha_x_per_gy", 0.0),
         ("alpha_x_per_gy", np.nan),
+        ("alpha_x_per_gy", None),
+        ("beta_x_per_gy2", None),
         ("beta_x_per_gy2", -0.01),
         ("threshold_gy", np.inf),
         ("nucleus_radius_um", -5.0),

@@ -81,7 +81,7 @@ def test_ions_and_energies_out_of_reach_are_refused():
 
 
 @pytest.mark.parametrize("field", ["alpha_0_per_gy", "domain_radius_um", "alpha_x_per_gy"])
-@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, None])
 def test_impossible_parameters_are_refused(field, value):
     with pytest.raises(ValueError, match=f"{field}={value} must be positive"):
         Mkm(**{field: value})

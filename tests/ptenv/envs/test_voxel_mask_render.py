@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from engine.dose.quantities import BiologicalDose
 from ptenv.envs.voxel_mask import RoundChoice, VoxelMaskTask
 from ptenv.envs.voxel_mask_render import ansi, drawn_patient, picture, picture_figure
 
@@ -34,6 +37,14 @@ def test_the_picture_shows_chosen_voxels_dose_and_figures(state):
     legend = [t.get_text() for t in figure.subfigs[1].axes[0].get_legend().get_texts()]
     assert "reference" in legend
     assert "Body" not in legend
+
+
+def test_a_varying_rbe_is_not_said_to_be_the_protons_one(state):
+    case = state.case
+    carbon = replace(case, problem=replace(case.problem, quantity=BiologicalDose(20, 0.1, 0.05)))
+    for of, label in ((case, "dose in Gy (RBE), RBE 1.1"), (carbon, "dose in Gy (RBE)")):
+        figure = picture_figure(replace(state, case=of))
+        assert figure.subfigs[1].axes[0].get_xlabel() == label
 
 
 def test_pictures_are_arrays(state):
