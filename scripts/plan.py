@@ -70,7 +70,8 @@ def run(cfg: DictConfig) -> float:
         plan = plan.with_weights(solution.weights)
         notes += _about_solution(solution, plan, problem)
         if isinstance(machine, IonMachine):
-            notes.append(f"delivery {DeliveryModel(delivery='static').time(plan).total_s:.0f} s")
+            delivery = DeliveryModel.of_machine(machine, delivery="static")
+            notes.append(f"delivery {delivery.time(plan).total_s:.0f} s")
         # before the final dose, which may take long, fail or be stopped
         files = plan_files.write_plan(patient, plan, quantity, solution, folder)
         notes += [f"kept in {files[0]}"] if final else []

@@ -10,7 +10,7 @@ from agents.voxel_sampling.inputs import CaseVolume
 from agents.voxel_sampling.study import case_named
 from agents.voxel_sampling.training import CURVE, SamplingTraining, read_csv
 from engine.parallel import threads
-from ptenv.cases.recipe import checked_case
+from ptenv.cases.recipe import checked_case, patient_content
 
 Progress = Callable[[str, int, int, float], None]  # run, plans done, of how many, loss
 
@@ -52,7 +52,8 @@ class SamplingLearner:
         own = environment.training_cases() if self.own_cases else []
         learned = list(dict.fromkeys([*own, *map(checked_case, self.cases)]))
         held_out = self._held_out(environment)
-        both = sorted(set(learned) & set(held_out))
+        known = {patient_content(c): c for c in learned}  # one patient may have two names
+        both = sorted(known[key] for key in map(patient_content, held_out) if key in known)
         if both:
             raise ValueError(f"{both} are among the patients to learn on and held out; choose.")
         prepare_cases(environment, [*learned, *held_out], threads())

@@ -67,6 +67,11 @@ class SamplingTraining:
         for name in ("checkpoint_every", "validate_every", "attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if isinstance(self.loss, LocalCredit) and self.turns.even:
+            raise ValueError(
+                "even=true with LocalCredit: a policy's gradient wants voxels drawn one by one; "
+                "give turns.even=false."
+            )
 
     def new_net(self) -> PNet:
         return PNet(3, self.channels, self.side_channels, self.max_voxels, self.selected)
@@ -99,7 +104,7 @@ class SamplingTraining:
             if len(visits):
                 trainer = self._trainer(keep, logger and logger(folder / "log", visits.step))
                 trainer.fit(module, visits)
-                trainer.save_checkpoint(folder / CHECKPOINT)
+                keep.checkpoint(trainer)
         save_pnet(folder, module.net, self, {
             "seed": seed, "learned_on": [name_without_path(v.name) for v in learned],
             "environment": _plain(environment), **(card or {}),
@@ -167,7 +172,7 @@ class _Keep(L.Callback):
         if step % self.per_epoch == 0:
             self._end_of_epoch(trainer, module, step)
         if step % self.training.checkpoint_every == 0:
-            self._checkpoint(trainer)
+            self.checkpoint(trainer)
         self.progress(step, self.visits.total, module.said["loss"])
 
     def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
@@ -207,7 +212,7 @@ class _Keep(L.Callback):
             rows.append(figures)
         return {f"validation/{name}": _mean(rows, name) for name in rows[0]}
 
-    def _checkpoint(self, trainer) -> None:
+    def checkpoint(self, trainer) -> None:
         aside = self.folder / f".{CHECKPOINT}"
         trainer.save_checkpoint(aside)
         aside.replace(self.folder / CHECKPOINT)

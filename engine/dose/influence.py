@@ -642,7 +642,8 @@ def _common_factors(parts: "Sequence[InfluenceMatrix]") -> tuple[np.ndarray, np.
     scales = [p.factor_scale for p in parts]
     if any(not np.array_equal(scale, scales[0]) for scale in scales):
         raise ValueError(
-            "parts differ in their biological factors; compute all with the same model."
+            "some parts have biological factors and some none, or in other units; compute all with "
+            "the same model."
         )
     n = sum(len(p.factors) for p in parts)
     return np.empty(n, np.uint16), scales[0]

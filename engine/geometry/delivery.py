@@ -18,6 +18,7 @@ from engine.machine.ion import IonMachine
 
 SYNCHROTRON_S = 1.91  # both ways, Hitachi (Shen et al., Med. Phys. 44 (2017) 5083)
 PROTONS_PER_MU = 1.0e8  # near 125 MeV (MCsquare's default machine)
+CARBON_PER_S, CARBON_SPOT_WEIGHT = 5e7, 2e5
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,20 +110,30 @@ class DeliveryTime:
 class DeliveryModel:
     """Speeds of gantry, scanning and beam current.
 
-    ``spot_weight`` is the protons that a spot is taken to have before its weight is known: 0.1 MU.
-    ``protons_per_s`` is 0.01 s per MU near 100 MeV (OpenTPS).
+    ``spot_weight`` is the particles that a spot is taken to have before its weight is known: 0.1 MU
+    of protons. ``particles_per_s`` is 0.01 s per MU of them near 100 MeV (OpenTPS).
     """
 
     gantry_deg_per_s: float = 6.0
     settling_s: float = 0.003
     scan_mm_per_s: float = 8000.0
-    protons_per_s: float = 100.0 * PROTONS_PER_MU
+    particles_per_s: float = 100.0 * PROTONS_PER_MU
     least_dwell_s: float = 250e-6
     spot_weight: float = 0.1 * PROTONS_PER_MU
     delivery: Literal["dynamic", "static"] = "dynamic"
 
+    @classmethod
+    def of_machine(cls, machine: IonMachine, **settings) -> "DeliveryModel":
+        """With the current that the machine's particles come in; settings override.
+
+        Carbon ions from a synchrotron: some 10⁷ to 10⁸ a second, and some 10⁵ a spot (from memory;
+        a convention of this package, not a measurement).
+        """
+        carbon = {"particles_per_s": CARBON_PER_S, "spot_weight": CARBON_SPOT_WEIGHT}
+        return cls(**{**(carbon if machine.charge > 1 else {}), **settings})
+
     def __post_init__(self):
-        for name in ("gantry_deg_per_s", "scan_mm_per_s", "protons_per_s"):
+        for name in ("gantry_deg_per_s", "scan_mm_per_s", "particles_per_s"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
                 raise ValueError(f"{name}={value} must be positive.")
@@ -140,7 +151,7 @@ class DeliveryModel:
 
     def beam_on_s(self, n_spots: np.ndarray) -> np.ndarray:
         """Of layers whose weights are not known yet: spots of ``spot_weight``, settling each."""
-        dwell = max(self.spot_weight / self.protons_per_s, self.least_dwell_s)
+        dwell = max(self.spot_weight / self.particles_per_s, self.least_dwell_s)
         return np.asarray(n_spots, np.float64) * (dwell + self.settling_s)
 
     def time(self, plan: Plan, table: SwitchingTable | None = None) -> DeliveryTime:
@@ -165,7 +176,7 @@ class DeliveryModel:
         return DeliveryTime(float(angle_s.sum()), switching, dwell, travel, gantry, *counts)
 
     def _dwell_s(self, weights: np.ndarray) -> float:
-        return float(np.maximum(weights / self.protons_per_s, self.least_dwell_s).sum())
+        return float(np.maximum(weights / self.particles_per_s, self.least_dwell_s).sum())
 
     def _travel_s(self, u_mm: np.ndarray, v_mm: np.ndarray) -> float:
         """Line by line, every other one backwards, as the spots are sorted."""

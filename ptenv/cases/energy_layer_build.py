@@ -99,7 +99,9 @@ def spot_counts(geometry: ArcGeometry) -> dict[str, np.ndarray]:
 def _sequencing(
     geometry: ArcGeometry, target: np.ndarray, recipe: EnergyLayerRecipe
 ) -> LayerSequencing:
-    delivery = DeliveryModel(gantry_deg_per_s=recipe.gantry_deg_per_s)
+    delivery = DeliveryModel.of_machine(
+        geometry.machine, gantry_deg_per_s=recipe.gantry_deg_per_s
+    )
     table = SwitchingTable.linear(
         geometry.energy_mev, recipe.switch_up_s, recipe.switch_down_s, recipe.switch_s_per_mev
     )

@@ -67,7 +67,7 @@ class EnergyLayerRecipe:
     level: str | None = None  # of procedural head-and-neck patients: L0 … L4
     machine: str = PROTONS
     biology: str | None = None
-    tissue: str = "chordoma"
+    tissue: str | tuple[float, float, float, float] = "chordoma"
     rbe: float = 1.1
     fraction_gy: float | None = None
     n_fractions: int | None = None

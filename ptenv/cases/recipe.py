@@ -74,7 +74,7 @@ class VoxelMaskRecipe:
     single_target: bool = False
     machine: str = PROTONS
     biology: str | None = None
-    tissue: str = "chordoma"
+    tissue: str | tuple[float, float, float, float] = "chordoma"
     rbe: float = 1.1
     fraction_gy: float | None = None
     n_fractions: int | None = None

@@ -77,7 +77,7 @@ def test_a_dynamic_arc_takes_the_longer_of_motion_and_beam():
     time = model.time(plan)
     assert (time.n_up, time.n_down, time.n_unchanged) == (1, 1, 0)
     np.testing.assert_allclose(time.switching_s, [0.0, 5.5, 0.6])
-    dwell, travel = 3 * 1e7 / model.protons_per_s, 3 * model.settling_s
+    dwell, travel = 3 * 1e7 / model.particles_per_s, 3 * model.settling_s
     np.testing.assert_allclose(time.beam_on_s, dwell + travel)
     busy = time.switching_s + time.beam_on_s
     assert time.total_s == pytest.approx(np.maximum(busy, [0.0, 5 / 6, 5 / 6]).sum())
@@ -117,8 +117,19 @@ def test_unknown_weights_are_taken_as_nominal():
 
 @pytest.mark.parametrize("settings", [
     {"gantry_deg_per_s": 0.0}, {"scan_mm_per_s": -1.0}, {"settling_s": -1.0},
-    {"delivery": "sliding"}, {"protons_per_s": np.inf},
+    {"delivery": "sliding"}, {"particles_per_s": np.inf},
 ])  # fmt: skip
 def test_models_that_cannot_be_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         DeliveryModel(**settings)
+
+
+def test_carbon_ions_come_slower_than_protons():
+    from engine.machine.library import load_machine
+
+    protons = DeliveryModel.of_machine(load_machine("generic_proton"))
+    assert protons == DeliveryModel()
+    carbon = DeliveryModel.of_machine(load_machine("generic_carbon"), gantry_deg_per_s=3.0)
+    assert carbon.particles_per_s < 0.01 * protons.particles_per_s
+    assert carbon.gantry_deg_per_s == 3.0
+    assert carbon.beam_on_s(np.array([100])) > protons.beam_on_s(np.array([100]))

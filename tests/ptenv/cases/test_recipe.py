@@ -15,14 +15,16 @@ OTHER = {
     "quality_evaluations": 21, "single_target": True, "machine": "generic_carbon",
     "biology": "lem1", "rbe": 3.0, "fraction_gy": 3.0, "n_fractions": 20, "couch_deg": (0.0, 180.0),
     "spot_pattern": "square", "ring_objectives": False, "weight_after_equation_1": True,
+    "tissue": (0.2, 0.05, 30.0, 5.0),
 }  # fmt: skip
-ALONE = ("tissue",)  # there is one, so far
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(VoxelMaskRecipe) if f.name not in ALONE])
+@pytest.mark.parametrize("name", [f.name for f in fields(VoxelMaskRecipe)])
 def test_every_setting_changes_the_key(recipe, name):
-    if name == "biology":
-        recipe = replace(recipe, machine="generic_carbon")
+    if name == "machine":
+        recipe = replace(recipe, rbe=2.0)  # carbon is refused with the protons'
+    if name in ("biology", "tissue"):
+        recipe = replace(recipe, machine="generic_carbon", rbe=2.0)
     assert getattr(recipe, name) != OTHER[name]
     assert replace(recipe, **{name: OTHER[name]}).key() != recipe.key()
 
