@@ -19,6 +19,7 @@ from agents.voxel_sampling.study import PLANS, as_line, read_rows, study
 from agents.voxel_sampling.study_plans import check_samplers, n_plans, n_steps
 from agents.voxel_sampling.study_report import Report
 from engine.parallel import threads
+from ptenv.cases.recipe import name_without_path
 from scripts.comparison import EPISODES, build_cases, write_csv
 from scripts.record import output_folder, save_record, stage
 
@@ -37,6 +38,7 @@ def run(cfg: DictConfig) -> float:
     known = _rows_so_far(cfg, folder, n_plans(samplers, trials))
     save_record(cfg, folder)
     cases = environment.chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
+    _refuse_learned(samplers, cases)
     # clocks that are compared must not share the cores with other plans
     workers = 1 if cfg.timing else cfg.workers or threads()
     preload_workers("agents.voxel_sampling.study")
@@ -75,6 +77,19 @@ def _trained(paths: list[str]) -> dict:
     if others:
         raise ValueError(f"agents={others} choose no voxels; name folders of sampling networks.")
     return agents
+
+
+def _refuse_learned(samplers: Mapping, cases: Sequence[str]) -> None:
+    """Nobody is judged on the patients it learned from."""
+    named = {name_without_path(case): case for case in cases}
+    for name, sampler in samplers.items():
+        seen = [case for learned, case in named.items() if learned in _learned_on(sampler)]
+        if seen:
+            raise ValueError(f"cases={seen} are among those that {name} learned on; name others.")
+
+
+def _learned_on(sampler) -> tuple[str, ...]:
+    return getattr(sampler, "learned_on", ())
 
 
 def _models(cfg: DictConfig, samplers: Mapping) -> list[str]:

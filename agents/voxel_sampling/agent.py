@@ -97,6 +97,12 @@ class PNetSampler:
         return case.thresholds(rng, self.evenly) < self.rates(case)
 
     @property
+    def learned_on(self) -> tuple[str, ...]:
+        """Names of the patients whose plans it learned from, without paths."""
+        self._load()
+        return tuple(self._card.get("learned_on", ()))
+
+    @property
     def evenly(self) -> bool:
         """Whether voxels are spread evenly."""
         if self.even is not None:

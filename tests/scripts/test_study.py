@@ -29,10 +29,10 @@ def test_the_folder_holds_tables_pictures_and_the_record(studied):
 def test_there_is_a_row_a_sampling(studied):
     with (studied / "episodes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * (2 + 4 * 2)
+    assert len(rows) == 2 * (2 + 5 * 2)
     assert {r["sampler"] for r in rows} == {
-        "Reference", "Reference, eq. (1)", "heuristic", "uniform", "violation_driven",
-        "without_organs",
+        "Reference", "Reference, eq. (1)", "heuristic", "uniform", "uniform_even",
+        "violation_driven", "without_organs",
     }  # fmt: skip
     assert all(float(r["d95_percent_std"]) > 0 for r in rows)
 
@@ -76,3 +76,9 @@ def test_a_wrong_call_is_refused(tmp_path, tiny_cases, capsys, wrong, said):
     message = capsys.readouterr().err
     assert said in message
     assert "Traceback" not in message
+
+
+def test_nobody_is_judged_on_patients_it_learned_from(tmp_path, capsys):
+    call = ["study", "agents=[pnet_setup2]", "work_of=pnet_setup2", f"output={tmp_path / 'out'}"]
+    assert cli.main([*call, "cases=[head-and-neck-10000,head-and-neck-00002]"]) == cli.EXIT_USAGE
+    assert "'head-and-neck-00002'] are among those that pnet_setup2" in capsys.readouterr().err
