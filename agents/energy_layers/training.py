@@ -5,7 +5,6 @@ defaults here take fewer steps at a higher rate, which reach the same losses in 
 """
 
 import csv
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from agents.energy_layers.examples import ArcExample, collated
 from agents.energy_layers.losses import RobustObjective, TriObjective
 from agents.energy_layers.module import LayerSelection
 from agents.nets.sparc_unet import LEVELS, SparcUnet
+from agents.network_folders import read_network, write_network
 
 CHECKPOINT, CURVE, WEIGHTS, CARD = "last.ckpt", "curve.csv", "unet.pt", "unet.json"
 Progress = Callable[[int, int, float], None]  # epochs done, of how many, validation loss
@@ -122,28 +122,18 @@ def folds_of(n: int, n_folds: int, seed: int) -> list[np.ndarray]:
 
 def save_unet(folder: Path, net: SparcUnet, training: UnetTraining, card: dict) -> Path:
     """Weights and what is needed to build the network again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(net.state_dict(), folder / WEIGHTS)
     description = {
         "network": "SparcUnet", "n_planes": net.n_planes, "levels": list(training.levels),
         "periodic": training.periodic, "logit_limit": training.logit_limit,
         "masked": training.masked, "spared": training.spared,
         "loss": type(training.loss).__name__, "told_price": training.loss.told_price, **card,
     }  # fmt: skip
-    (folder / CARD).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    return folder
+    return write_network(folder, net, WEIGHTS, CARD, description)
 
 
 def load_unet(folder: Path) -> tuple[SparcUnet, dict]:
     """The network of a folder that ``save_unet`` wrote, and its card."""
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-    except OSError:
-        raise FileNotFoundError(
-            f"network {folder}: no {CARD} and {WEIGHTS} there; give the output folder of "
-            "`ptenv train agent=sparc_unet`."
-        ) from None
+    card, weights = read_network(folder, WEIGHTS, CARD, "sparc_unet")
     net = SparcUnet(
         card["n_planes"], tuple(card["levels"]), card["periodic"], card["logit_limit"]
     )

@@ -14,6 +14,7 @@ import torch
 
 from agents.environments import AnyEnvironment
 from agents.nets.pnet import MAX_VOXELS, PNet
+from agents.network_folders import read_network, write_network
 from agents.voxel_sampling.inputs import CaseVolume
 from agents.voxel_sampling.losses import PseudoLabels
 from agents.voxel_sampling.module import LearningRate, VoxelSampling
@@ -240,28 +241,18 @@ def _references(
 
 def save_pnet(folder: Path, net: PNet, training: SamplingTraining, card: Mapping) -> Path:
     """Weights and what is needed to build the network again, what for and from what it learned."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(net.state_dict(), folder / WEIGHTS)
     description = {
         "network": "PNet", "channels": net.channels, "side_channels": net.side_channels,
         "max_voxels": net.max_voxels, "bfloat16": training.bfloat16,
         "loss": _plain(training.loss), "turns": _plain(training.turns),
         "learning_rate": _plain(training.learning_rate), **card, "use": USE, "limits": LIMITS,
     }  # fmt: skip
-    (folder / CARD).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    return folder
+    return write_network(folder, net, WEIGHTS, CARD, description)
 
 
 def load_pnet(folder: Path) -> tuple[PNet, dict]:
     """The network of a folder that ``save_pnet`` wrote, and its card."""
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-    except OSError:
-        raise FileNotFoundError(
-            f"network {folder}: no {CARD} and {WEIGHTS} there; give the output folder of "
-            "`ptenv train agent=pnet`."
-        ) from None
+    card, weights = read_network(folder, WEIGHTS, CARD, "pnet")
     net = PNet(3, card["channels"], card["side_channels"], card["max_voxels"])
     net.load_state_dict(weights)
     return net.eval(), card

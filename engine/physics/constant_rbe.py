@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.physics.lem import Tissue
+from engine.physics.lem import OfTissue, Tissue
 
 
 @dataclass(frozen=True)
-class ConstantRbe:
+class ConstantRbe(OfTissue):
     """Ions that do what rbe times their dose of photons would do in a tissue.
 
     Exact while rbe times the dose stays below the tissue's threshold; beyond, the ions' parabola
@@ -21,18 +21,6 @@ class ConstantRbe:
     def __post_init__(self) -> None:
         if not 0.0 < self.rbe < np.inf:
             raise ValueError(f"rbe={self.rbe} must be positive and finite; try 1.1 for protons.")
-
-    @property
-    def alpha_x_per_gy(self) -> float:
-        return self.tissue.alpha_x_per_gy
-
-    @property
-    def beta_x_per_gy2(self) -> float:
-        return self.tissue.beta_x_per_gy2
-
-    @property
-    def threshold_gy(self) -> float:
-        return self.tissue.threshold_gy
 
     def alpha_per_gy(self, charge: int, energy_mev: np.ndarray) -> np.ndarray:
         """rbe · α of photons; shape of the energy."""

@@ -68,8 +68,26 @@ def tissue(name: str) -> Tissue:
     return TISSUES[name]
 
 
+class OfTissue:
+    """What a model knows of photons where it knows a tissue."""
+
+    tissue: Tissue
+
+    @property
+    def alpha_x_per_gy(self) -> float:
+        return self.tissue.alpha_x_per_gy
+
+    @property
+    def beta_x_per_gy2(self) -> float:
+        return self.tissue.beta_x_per_gy2
+
+    @property
+    def threshold_gy(self) -> float:
+        return self.tissue.threshold_gy
+
+
 @dataclass(frozen=True)
-class Lem1:
+class Lem1(OfTissue):
     """LEM I of one tissue for hydrogen to carbon, tabulated once per ion in a process.
 
     Up to 500 MeV per nucleon; below 0.1 (the last µm) the values at 0.1 stand.
@@ -83,18 +101,6 @@ class Lem1:
                 f"tissue={self.tissue!r} tells no parameters; build a Tissue of α, β, threshold "
                 "dose and radius of the nucleus."
             )
-
-    @property
-    def alpha_x_per_gy(self) -> float:
-        return self.tissue.alpha_x_per_gy
-
-    @property
-    def beta_x_per_gy2(self) -> float:
-        return self.tissue.beta_x_per_gy2
-
-    @property
-    def threshold_gy(self) -> float:
-        return self.tissue.threshold_gy
 
     def alpha_per_gy(self, charge: int, energy_mev: np.ndarray) -> np.ndarray:
         """Slope of −ln S at low dose, overkill included; shape of the energy."""
