@@ -22,7 +22,7 @@ def test_episodes_hold_what_plays_them_again(evaluated):
     rows = [json.loads(line) for line in lines]
     assert {r["budget"] for r in rows} == {0.05, 0.2}
     assert {"agent", "env_id", "case", "case_key", "seed", "settings", "actions"} <= set(rows[0])
-    assert len({r["agent"] for r in rows}) == 11
+    assert len({r["agent"] for r in rows}) == 12
 
 
 def test_one_picture_a_case_is_drawn(evaluated):

@@ -36,7 +36,7 @@ def test_keep_all_replayed_scores_one(case):
 
 def test_the_zero_is_the_geometric_mean_over_the_frozen_masks(case):
     values = [
-        _uniform_value(case.problem, case.start_weights, case.candidates, 0.1, index)
+        _uniform_value(case.problem, case.start_weights, case.candidates, None, 0.1, index)
         for index in range(case.recipe["n_anchor_masks"])
     ]
     log_rho = np.log(np.array(values) - case.anchors.f_star)
