@@ -93,9 +93,10 @@ class BiologicalDose:
     def __post_init__(self):
         if self.n_fractions < 1:
             raise ValueError(f"n_fractions={self.n_fractions} must be 1 or more.")
-        for name, low in (("alpha_x_per_gy", 0.0), ("threshold_gy", 0.0)):
-            if not getattr(self, name) > low:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        if not (np.isfinite(self.alpha_x_per_gy) and self.alpha_x_per_gy > 0.0):
+            raise ValueError(f"alpha_x_per_gy={self.alpha_x_per_gy} must be positive and finite.")
+        if not self.threshold_gy > 0.0:
+            raise ValueError(f"threshold_gy={self.threshold_gy} must be positive, or infinite.")
         if not (np.isfinite(self.beta_x_per_gy2) and self.beta_x_per_gy2 >= 0.0):
             raise ValueError(f"beta_x_per_gy2={self.beta_x_per_gy2} must be 0 or more.")
 

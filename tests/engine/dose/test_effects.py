@@ -204,6 +204,7 @@ def test_a_matrix_of_physical_dose_refuses_biological_products(matrix, weights):
         ((20, 0.1, -0.05), "beta_x_per_gy2=-0.05"),
         ((20, 0.1, 0.05, 0.0), "threshold_gy=0.0"),
         ((20, np.nan, 0.05), "alpha_x_per_gy=nan"),
+        ((20, np.inf, 0.05), "alpha_x_per_gy=inf"),
     ],
 )
 def test_senseless_biological_doses_are_refused(settings, named):
