@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from engine.geometry._kernels import FAR, OPTIONS, _first_cell, _slab
+from engine.geometry._kernels import FAR, OPTIONS, first_cell, slab
 
 
 @njit(**OPTIONS)
@@ -17,9 +17,9 @@ def _into_grid(aim, source, lower, spacing, shape):
     length = np.sqrt(dx * dx + dy * dy + dz * dz)
     px, py, pz = sx / spacing[0], sy / spacing[1], sz / spacing[2]
     ax, ay, az = dx / spacing[0], dy / spacing[1], dz / spacing[2]
-    x0, x1 = _slab(px, ax, shape[2])
-    y0, y1 = _slab(py, ay, shape[1])
-    z0, z1 = _slab(pz, az, shape[0])
+    x0, x1 = slab(px, ax, shape[2])
+    y0, y1 = slab(py, ay, shape[1])
+    z0, z1 = slab(pz, az, shape[0])
     enter, leave = max(max(x0, y0), max(z0, 0.0)), min(x1, min(y1, z1))
     return (px, py, pz), (ax, ay, az), enter, leave, length
 
@@ -53,9 +53,9 @@ def meet_block(
         span[ray, 0], span[ray, 1], entrance[ray] = FAR, -1.0, FAR
         if leave <= enter:
             continue
-        cx, sx, tx, dx = _first_cell(p[0], a[0], shape[2], enter)
-        cy, sy, ty, dy = _first_cell(p[1], a[1], shape[1], enter)
-        cz, sz, tz, dz = _first_cell(p[2], a[2], shape[0], enter)
+        cx, sx, tx, dx = first_cell(p[0], a[0], shape[2], enter)
+        cy, sy, ty, dy = first_cell(p[1], a[1], shape[1], enter)
+        cz, sz, tz, dz = first_cell(p[2], a[2], shape[0], enter)
         here, depth, layer, passed = enter, 0.0, 0, np.uint16(0)
         while here < leave:
             to = min(min(tx, ty), min(tz, leave))
@@ -103,9 +103,9 @@ def depth_block(block, cuts, rsp, lower, spacing, source, points, depth):
         leave = min(leave, 1.0)
         if leave <= enter:
             continue
-        cx, sx, tx, dx = _first_cell(p[0], a[0], shape[2], enter)
-        cy, sy, ty, dy = _first_cell(p[1], a[1], shape[1], enter)
-        cz, sz, tz, dz = _first_cell(p[2], a[2], shape[0], enter)
+        cx, sx, tx, dx = first_cell(p[0], a[0], shape[2], enter)
+        cy, sy, ty, dy = first_cell(p[1], a[1], shape[1], enter)
+        cz, sz, tz, dz = first_cell(p[2], a[2], shape[0], enter)
         here, total = enter, 0.0
         while here < leave:
             to = min(min(tx, ty), min(tz, leave))

@@ -9,7 +9,7 @@ ONE = np.uint64(1)
 
 
 @njit(**OPTIONS)
-def _slab(position, slope, size):
+def slab(position, slope, size):
     """Where a line enters and leaves 0 … size along one axis, in units of its parameter."""
     if slope == 0.0:
         inside = 0.0 <= position < size
@@ -19,7 +19,7 @@ def _slab(position, slope, size):
 
 
 @njit(**OPTIONS)
-def _first_cell(position, slope, size, enter):
+def first_cell(position, slope, size, enter):
     """Cell at the entrance, step, parameter of the next face and from face to face, one axis."""
     at = position + enter * slope + 1e-9 * np.sign(slope)
     cell = min(max(int(np.floor(at)), 0), size - 1)
@@ -56,9 +56,9 @@ def trace_block(
         px, ax = px / spacing[0], ax / spacing[0]
         py, ay = py / spacing[1], ay / spacing[1]
         pz, az = pz / spacing[2], az / spacing[2]
-        x0, x1 = _slab(px, ax, nx)
-        y0, y1 = _slab(py, ay, ny)
-        z0, z1 = _slab(pz, az, nz)
+        x0, x1 = slab(px, ax, nx)
+        y0, y1 = slab(py, ay, ny)
+        z0, z1 = slab(pz, az, nz)
         here, leave = max(max(x0, y0), max(z0, -1.0)), min(x1, min(y1, z1))
         k = 0
         while k < n and (leave <= here or stations[k] <= here):
@@ -66,9 +66,9 @@ def trace_block(
             k += 1
         if leave <= here:
             continue
-        cx, sx, tx, dx = _first_cell(px, ax, nx, here)
-        cy, sy, ty, dy = _first_cell(py, ay, ny, here)
-        cz, sz, tz, dz = _first_cell(pz, az, nz, here)
+        cx, sx, tx, dx = first_cell(px, ax, nx, here)
+        cy, sy, ty, dy = first_cell(py, ay, ny, here)
+        cz, sz, tz, dz = first_cell(pz, az, nz, here)
         total = 0.0
         while here < leave and k < n:
             slope = rsp[cz, cy, cx] * length

@@ -41,7 +41,8 @@ HARD_ANGLE_LOG = -2.0 * 2.5  # ln θ²: largest angle that lengthens paths, 0.08
 C, D, STRENGTH, LOG_CONSTANT, LOG_SLOPE, REACTS = range(6)
 N_COEFFICIENTS = 6
 # columns of what comes out at every station, and for every cell
-S_MM, ENERGY_MEV, LET_SUM, SURVIVING = range(4)
+S_MM, ENERGY_MEV, LET_SUM, SURVIVING, WATER_MM = range(5)
+N_STATION = 5
 CHI, CHI_LOG = range(2)
 OPTIONS = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
@@ -230,13 +231,14 @@ def march(
 
     ``u`` (n_groups, 3) is changed in place. ``mean_mm`` is the mean range at s = 0, ``s0`` where
     the frame stands. ``cells`` (n_cells, N_COEFFICIENTS) hold the coefficients' integrals over
-    mass along the axis. ``stations`` (n_cells + 1, 4) get s (mm of water), ∫E n, ∫Λ n (per proton
-    that no nuclear reaction took) and the share of protons that none took; ``scatter``
+    mass along the axis. ``stations`` (n_cells + 1, N_STATION) get s (mm of water along the winding path), ∫E n, ∫Λ n
+    (per proton that no nuclear reaction took), the share of protons that none took, and mm of
+    water along the axis; ``scatter``
     (n_cells, 2) χ_c² and χ_c² ln χ_a² of each cell. Steps are taken once ``step_mm`` of water lie
     behind the last: between, spectra only move.
     """
     coefficients, logs = axis
-    s, surviving, theta2 = s0, 1.0, 0.0
+    s, surviving, theta2, straight = s0, 1.0, 0.0, s0
     c_sum = d_sum = s_start = 0.0
     found = np.empty(N_FUNCTIONALS)
     integrate(u, lowest_y, width, s, moments, (ENERGY, LET + 1), found)
@@ -244,6 +246,7 @@ def march(
     stations[0, ENERGY_MEV] = found[ENERGY]
     stations[0, LET_SUM] = found[LET]
     stations[0, SURVIVING] = surviving
+    stations[0, WATER_MM] = s0
     s_start = s
     for m in range(cells.shape[0]):
         c, d = cells[m, C], cells[m, D]
@@ -268,6 +271,7 @@ def march(
                 theta2 += max(0.5 * (chi * (HARD_ANGLE_LOG - 1.0) - chi_log), 0.0)
                 surviving *= math.exp(-cells[m, REACTS] * longer * found[REMOVAL] / alive)
             s += advance
+            straight += advance / longer
             c_sum += c
             d_sum += d
             if s - s_start >= step_mm:
@@ -281,6 +285,7 @@ def march(
         stations[m + 1, ENERGY_MEV] = found[ENERGY]
         stations[m + 1, LET_SUM] = found[LET]
         stations[m + 1, SURVIVING] = surviving
+        stations[m + 1, WATER_MM] = straight
         if found[ALIVE] < DEAD:
             return m + 1
     return cells.shape[0]

@@ -10,7 +10,7 @@ from engine.physics.stopping_power import csda_range_mm, mass_stopping_power
 from engine.physics.straggling import range_straggling_mm
 
 WINDOW_SIGMAS = 5.0
-GROUPS_PER_SIGMA = 1.6  # standard deviation of ranges at the end, in groups
+GROUPS_PER_SIGMA = 2.0  # standard deviation of ranges at the end, in groups
 QUANTILES = 20_000
 LEAST_WIDTH_MM = 4 * STEP_MM
 

@@ -1,0 +1,175 @@
+"""Beamlets from the materials on their axes to what the deposit needs of them."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from engine.dose.yoda._beamlets import CORE, CORE_NARROW, TAIL, TAIL_NARROW, X, Y
+from engine.dose.yoda._fokker_planck import (
+    C,
+    D,
+    ENERGY_MEV,
+    LET_SUM,
+    OPTIONS,
+    S_MM,
+    SURVIVING,
+    WATER_MM,
+    march,
+)
+from engine.dose.yoda.range_axis import INVERSE_LOG
+from engine.physics._moliere_kernels import mixture, moliere_moments
+
+# of a cell, what stays the same for every beamlet with these materials on its axis
+DEPOSIT, LET_DEPOSIT, CORE_SHARE, CORE_SCATTER, TAIL_SCATTER = range(5)
+N_SOLVED = 5
+GAUSSIANS = 2
+THIN_MM = 1e-4  # of water: cells with less take the dose per water of the nearest with more
+
+
+@njit(**OPTIONS)
+def work_arrays(n):
+    """Memory of a march over ``n`` groups."""
+    return (
+        np.zeros((n, 3, 3)), np.zeros((n, 3, 3)), np.zeros((n, 3, 3)), np.zeros(n + 1),
+        np.zeros(n + 1), np.zeros((3, n, 3)),
+    )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def solve_block(
+    block, cuts, spectrum, edges, s0, cells, step_mm, axis, moments, levers, table, stations,
+    solved, n_passed,
+):  # fmt: skip
+    """Solve the beamlets of one block: ``solved`` (n, n_cells, N_SOLVED) and their ``stations``.
+
+    ``spectrum`` (n_groups, 3), ``edges`` (lowest y, width, mean range), ``levers`` the tables of
+    Molière's moments and ``table`` its mixture. Deposits are in MeV per mm of water per proton.
+    """
+    n, n_cells = cells.shape[0], cells.shape[1]
+    work = work_arrays(spectrum.shape[0])
+    stages = np.zeros((3, spectrum.shape[0], 3))
+    scatter = np.zeros((n_cells, 2))
+    q, p = np.empty(n_cells + 1), np.empty(n_cells + 1)
+    gaussians = np.empty((4, GAUSSIANS))
+    for b in range(cuts[block], cuts[block + 1]):
+        u = spectrum.copy()
+        passed = march(
+            u, edges[0], edges[1], edges[2], s0, cells[b], step_mm, axis, moments, work, stages,
+            stations[b], scatter,
+        )  # fmt: skip
+        n_passed[b] = passed
+        beyond(stations[b], passed, cells[b], axis[0])
+        deposits(stations[b], passed, solved[b])
+        moliere_moments(
+            scatter[:passed, 0].copy(), scatter[:passed, 1].copy(), levers[0][:passed],
+            levers[1][:passed], q[: passed + 1], p[: passed + 1],
+        )  # fmt: skip
+        for m in range(passed):
+            middle_q, middle_p = 0.5 * (q[m] + q[m + 1]), 0.5 * (p[m] + p[m + 1])
+            out = solved[b, m]
+            out[CORE_SHARE], out[CORE_SCATTER], out[TAIL_SCATTER] = 1.0, 0.0, 0.0
+            if middle_q > 1e-12:
+                mixture(middle_p / middle_q + math.log(middle_q), table, gaussians)
+                out[CORE_SHARE] = gaussians[0, 0]
+                out[CORE_SCATTER] = middle_q * gaussians[1, 0]
+                out[TAIL_SCATTER] = middle_q * gaussians[1, 1]
+
+
+@njit(**OPTIONS)
+def beyond(stations, passed, cells, coefficients):
+    """Water passed behind the last proton's range: for secondaries, which go on."""
+    h = coefficients[0, INVERSE_LOG]
+    for m in range(passed, cells.shape[0]):
+        stations[m + 1] = 0.0
+        water_mm = cells[m, C] + cells[m, D] * h
+        stations[m + 1, S_MM] = stations[m, S_MM] + water_mm
+        stations[m + 1, WATER_MM] = stations[m, WATER_MM] + water_mm
+
+
+@njit(**OPTIONS)
+def add_runs(row, first, count, offset, values, nx, factor, volume):
+    """Add runs of values to a flat volume."""
+    for r in range(row.shape[0]):
+        place = row[r] * nx + first[r]
+        for i in range(count[r]):
+            volume[place + i] += factor * values[offset[r] + i]
+
+
+@njit(**OPTIONS)
+def deposits(stations, passed, solved):
+    """What primaries leave per mm of water in each cell; in vacuum, what they would leave."""
+    solved[:, DEPOSIT] = 0.0
+    solved[:, LET_DEPOSIT] = 0.0
+    known = -1
+    for m in range(passed):
+        water_mm = stations[m + 1, WATER_MM] - stations[m, WATER_MM]
+        if water_mm <= THIN_MM:
+            if known >= 0:
+                solved[m, DEPOSIT] = solved[known, DEPOSIT]
+                solved[m, LET_DEPOSIT] = solved[known, LET_DEPOSIT]
+            continue
+        share = 0.5 * (stations[m, SURVIVING] + stations[m + 1, SURVIVING]) / water_mm
+        solved[m, DEPOSIT] = share * (stations[m, ENERGY_MEV] - stations[m + 1, ENERGY_MEV])
+        solved[m, LET_DEPOSIT] = share * (stations[m, LET_SUM] - stations[m + 1, LET_SUM])
+        if known < 0:
+            for k in range(m):
+                solved[k, DEPOSIT] = solved[m, DEPOSIT]
+                solved[k, LET_DEPOSIT] = solved[m, LET_DEPOSIT]
+        known = m
+
+
+@njit(**OPTIONS)
+def averaged(solved, which, out):
+    """Solutions of beamlets (n, n_cells, N_SOLVED), the means over their rays ``which`` (n, k)."""
+    share = 1.0 / which.shape[1]
+    for b in range(out.shape[0]):
+        for m in range(out.shape[1]):
+            for i in range(N_SOLVED):
+                total = 0.0
+                for k in range(which.shape[1]):
+                    total += solved[which[b, k], m, i]
+                out[b, m, i] = share * total
+
+
+@njit(**OPTIONS)
+def pack(
+    solved, deposit, weight, places, moments, voxel_variance, thickness_cells, cell_mm, unit, out
+):  # fmt: skip
+    """Amplitudes and widths (n_cells, 6, n) float32 of a spot's beamlets at the middle of cells.
+
+    Beamlet b has a share ``weight`` of the protons, starts at ``places`` (n, 4): x, y in mm and
+    their slopes, with ``moments`` (n, 3): <x²>, <xθ>, <θ²> per axis. Deposits are averaged over a
+    voxel's thickness along the axis, in cells.
+    """
+    n_cells, n = out.shape[0], out.shape[2]
+    running = np.empty(n_cells + 1)
+    for b in range(n):
+        of = solved[b]
+        running[0] = 0.0
+        for m in range(n_cells):
+            running[m + 1] = running[m] + of[m, deposit]
+        for m in range(n_cells):
+            z = (m + 0.5) * cell_mm
+            here = (
+                _between(running, m + 0.5 + 0.5 * thickness_cells)
+                - _between(running, m + 0.5 - 0.5 * thickness_cells)
+            ) / thickness_cells
+            amplitude = unit * weight[b] * here / (2.0 * math.pi)
+            air = moments[b, 0] + 2.0 * z * moments[b, 1] + z * z * moments[b, 2] + voxel_variance
+            core, tail = air + of[m, CORE_SCATTER], air + of[m, TAIL_SCATTER]
+            share = of[m, CORE_SHARE]
+            out[m, X, b] = places[b, 0] + z * places[b, 2]
+            out[m, Y, b] = places[b, 1] + z * places[b, 3]
+            out[m, CORE, b] = amplitude * share / core
+            out[m, CORE_NARROW, b] = 0.5 / core
+            out[m, TAIL, b] = amplitude * (1.0 - share) / tail
+            out[m, TAIL_NARROW, b] = 0.5 / tail
+
+
+@njit(**OPTIONS)
+def _between(running, x):
+    """A running sum over cells at a place between their ends; constant beyond."""
+    x = min(max(x, 0.0), running.shape[0] - 1.0)
+    i = min(int(x), running.shape[0] - 2)
+    return running[i] + (x - i) * (running[i + 1] - running[i])

@@ -1,0 +1,72 @@
+"""What the engine knows of a material: a few numbers per gram, all linear in its elements."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from engine.dose.yoda._fokker_planck import (
+    LOG_CONSTANT,
+    LOG_SLOPE,
+    N_COEFFICIENTS,
+    REACTS,
+    STRENGTH,
+)
+from engine.dose.yoda.range_axis import stopping_coefficients
+from engine.physics.materials import ELEMENTS, Material, water
+from engine.physics.moliere import scattering_coefficients
+from engine.physics.nuclear import interactions_per_mm
+from engine.physics.nuclear_tables import load_nuclear_tables
+
+REACTING_MEV = np.linspace(30.0, 200.0, 18)
+PROCESSES = ("non-elastic", "proton-proton", "nuclear-elastic")
+TRACE = 0.01  # mass fraction up to which an element without cross sections is left out
+PER_MM = 0.1  # g/cm² of a mm of density 1
+
+
+def material_coefficients(
+    materials: Sequence[Material], i_water_ev: float, scattering: str, nuclear: bool
+) -> np.ndarray:
+    """(n_materials, N_COEFFICIENTS) per mm of density 1 g/cm³, columns as in ``_fokker_planck``.
+
+    Scattering strengths in MeV², and times their logarithms' constant and slope; reactions over
+    water's, the mean ratio from 30 to 200 MeV. ValueError where an element has no cross sections.
+    """
+    table = np.zeros((len(materials), N_COEFFICIENTS))
+    table[:, :2] = stopping_coefficients(materials, i_water_ev)
+    for row, material in zip(table, materials):
+        found = scattering_coefficients(material, scattering)
+        row[STRENGTH] = PER_MM * found.strength_mev2_rad2_cm2_g
+        row[LOG_CONSTANT] = row[STRENGTH] * found.log_constant
+        row[LOG_SLOPE] = row[STRENGTH] * found.log_slope
+        if nuclear:
+            row[REACTS] = _removal(material, water(i_water_ev))
+    return table
+
+
+def _removal(material: Material, medium: Material) -> float:
+    """Interactions per gram over water's."""
+    known = _with_cross_sections(replace(material, density_g_cm3=1.0))
+    theirs, ours = (
+        sum(interactions_per_mm(REACTING_MEV, process, m) for process in PROCESSES)
+        for m in (known, medium)
+    )
+    return float(np.mean(theirs / ours))
+
+
+def _with_cross_sections(material: Material) -> Material:
+    """The material without traces of elements that have none."""
+    tables, kept = load_nuclear_tables(), {}
+    for symbol, fraction in material.mass_fractions.items():
+        try:
+            if symbol != "H":
+                tables.index_of(symbol)
+            kept[symbol] = fraction
+        except ValueError as error:
+            if fraction > TRACE:
+                raise ValueError(
+                    f"material {material.name!r} is {100 * fraction:.0f} % {symbol}: {error} "
+                    "Choose another material, or nuclear=False."
+                ) from None
+    assert all(symbol in ELEMENTS for symbol in kept)
+    return replace(material, mass_fractions=kept)

@@ -1,0 +1,113 @@
+"""What all spots of one energy have in common: spectrum before the patient, secondaries' dose."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from engine.dose.yoda import _fokker_planck as fp
+from engine.dose.yoda._solve import work_arrays
+from engine.dose.yoda.coefficients import material_coefficients
+from engine.dose.yoda.range_axis import RangeAxis, group_moments, range_axis
+from engine.dose.yoda.secondaries import LIMITS_MEV, SecondaryDose, secondary_dose
+from engine.dose.yoda.spectrum import Spectrum, incoming
+from engine.machine.depth_kernels import layer_kernel
+from engine.machine.ion import IonMachine, RangeShifter
+from engine.patient.ct import override_material
+
+SHIFTER_CELL_MM = 1.0
+
+
+@dataclass(frozen=True)
+class Physics:
+    """Settings that change the solution, and no place in it."""
+
+    i_water_ev: float
+    scattering: str
+    nuclear: bool
+    step_mm: float  # of the Fokker–Planck solver, mm of water
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One energy behind one range shifter, on the threshold of the patient.
+
+    ``spectrum`` (n_groups, 3) has moved by ``s_mm`` of water, ``surviving`` of its protons are
+    left. ``air_variance`` is a, b, c of <x²> = a + b t + c t² along the beam.
+    """
+
+    axis: RangeAxis
+    incoming: Spectrum
+    moments: np.ndarray
+    spectrum: np.ndarray
+    s_mm: float
+    surviving: float
+    air_variance: tuple[float, float, float]
+    secondaries: SecondaryDose | None
+
+    @property
+    def edges(self) -> tuple[float, float, float]:
+        """Lowest y, width of a group and mean range, as the kernels take them."""
+        return self.incoming.lowest_mm, self.incoming.width_mm, self.incoming.mean_mm
+
+
+def axis_of(physics: Physics) -> RangeAxis:
+    """The tables over residual range, with nuclear removal if it is on."""
+    if not physics.nuclear:
+        return range_axis(physics.i_water_ev)
+    any_energy = secondary_dose(100.0, 0.0, physics.i_water_ev)
+    return range_axis(physics.i_water_ev, tuple(any_energy.removal_per_mm.tolist()))
+
+
+def layer_of(
+    machine: IonMachine, index: int, physics: Physics, shifter: RangeShifter | None,
+    exit_mm: float | None, air_gap_mm: float,
+) -> Layer:  # fmt: skip
+    """The layer of one of the machine's energies; refuses those beyond the nuclear data."""
+    energy, std = float(machine.energy_mev[index]), float(machine.energy_std_mev[index])
+    low, high = LIMITS_MEV
+    if not low <= energy <= high:
+        raise ValueError(
+            f"energy_mev={energy:.1f} of a spot lies outside {low:g} … {high:g} MeV, where the "
+            "tables of the deterministic engine end; choose another energy."
+        )
+    kernel = layer_kernel(machine, index, shifter, exit_mm or 0.0, air_gap_mm)
+    return _layer(energy, std, physics, shifter, kernel.air_variance)
+
+
+@lru_cache(maxsize=512)
+def _layer(
+    energy_mev: float, std_mev: float, physics: Physics, shifter: RangeShifter | None,
+    air_variance: tuple[float, float, float],
+) -> Layer:  # fmt: skip
+    axis = axis_of(physics)
+    found = incoming(energy_mev, std_mev, axis)
+    moments = group_moments(axis, found.width_mm)
+    spectrum, s_mm, surviving = found.coefficients.copy(), 0.0, 1.0
+    if shifter is not None:
+        s_mm, surviving = _through(shifter, spectrum, found, physics, axis, moments)
+    secondaries = None
+    if physics.nuclear:
+        secondaries = secondary_dose(energy_mev, std_mev, physics.i_water_ev)
+    return Layer(
+        axis, found, moments, spectrum, s_mm, surviving, air_variance, secondaries
+    )
+
+
+def _through(shifter, spectrum, found: Spectrum, physics: Physics, axis, moments):
+    """March ``spectrum`` (in place) through a slab: water passed, share of protons left."""
+    material = override_material(shifter.material)
+    coefficients = material_coefficients(
+        [material], physics.i_water_ev, physics.scattering, physics.nuclear
+    )[0]
+    n = max(int(np.ceil(shifter.thickness_mm / SHIFTER_CELL_MM)), 1)
+    mass = material.density_g_cm3 * shifter.thickness_mm / n
+    cells = np.tile(mass * coefficients, (n, 1))
+    stations, scatter = np.zeros((n + 1, fp.N_STATION)), np.zeros((n, 2))
+    groups = len(spectrum)
+    passed = fp.march(
+        spectrum, found.lowest_mm, found.width_mm, found.mean_mm, 0.0, cells, 0.0,
+        (axis.coefficients, axis.logs), moments, work_arrays(groups), np.zeros((3, groups, 3)),
+        stations, scatter,
+    )  # fmt: skip
+    return float(stations[passed, fp.S_MM]), float(stations[passed, fp.SURVIVING])
