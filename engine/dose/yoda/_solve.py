@@ -7,23 +7,25 @@ from numba import njit
 
 from engine.dose.yoda._beamlets import CORE, CORE_NARROW, TAIL, TAIL_NARROW, X, Y
 from engine.dose.yoda._fokker_planck import (
-    C,
-    D,
     ENERGY_MEV,
     LET_SUM,
     OPTIONS,
     S_MM,
     SURVIVING,
     WATER_MM,
+    C,
+    D,
     march,
 )
 from engine.dose.yoda.range_axis import INVERSE_LOG
 from engine.physics._moliere_kernels import mixture, moliere_moments
 
-# of a cell, what stays the same for every beamlet with these materials on its axis
-DEPOSIT, LET_DEPOSIT, CORE_SHARE, CORE_SCATTER, TAIL_SCATTER = range(5)
-N_SOLVED = 5
+# Of a cell, what is the same for every beamlet with these materials on its axis. Doses are per mm
+# of water and proton: what primaries leave and, of secondaries, what stays on their axis. Then the
+# widths, then what secondaries leave: one column per width, the protons' part, and times LET.
+DOSE, PROTON_DOSE, LET_DOSE, CORE_SHARE, CORE_SCATTER, TAIL_SCATTER, SECONDARY = range(7)
 GAUSSIANS = 2
+LEAST_Q_MM2 = 1e-12  # what scatters less does not scatter
 THIN_MM = 1e-4  # of water: cells with less take the dose per water of the nearest with more
 
 
@@ -38,15 +40,16 @@ def work_arrays(n):
 
 @njit(**OPTIONS)
 def solve_block(
-    block, cuts, spectrum, edges, s0, cells, step_mm, axis, moments, levers, table, stations,
-    solved, n_passed,
+    block, cuts, spectrum, edges, start, cells, step_mm, axis, moments, levers, table, released,
+    released_per_mm, stations, solved, n_passed,
 ):  # fmt: skip
-    """Solve the beamlets of one block: ``solved`` (n, n_cells, N_SOLVED) and their ``stations``.
+    """Solve the rays of one block: ``solved`` (n, n_cells, columns) and their ``stations``.
 
-    ``spectrum`` (n_groups, 3), ``edges`` (lowest y, width, mean range), ``levers`` the tables of
-    Molière's moments and ``table`` its mixture. Deposits are in MeV per mm of water per proton.
+    ``spectrum`` (n_groups, 3), ``edges`` (lowest y, width, mean range), ``start`` (s in mm, share
+    of the protons left), ``levers`` the tables of Molière's moments and ``table`` its mixture.
+    ``released`` (n_nodes, n_columns) is what secondaries leave up to depths in water.
     """
-    n, n_cells = cells.shape[0], cells.shape[1]
+    n_cells = cells.shape[1]
     work = work_arrays(spectrum.shape[0])
     stages = np.zeros((3, spectrum.shape[0], 3))
     scatter = np.zeros((n_cells, 2))
@@ -55,25 +58,34 @@ def solve_block(
     for b in range(cuts[block], cuts[block + 1]):
         u = spectrum.copy()
         passed = march(
-            u, edges[0], edges[1], edges[2], s0, cells[b], step_mm, axis, moments, work, stages,
-            stations[b], scatter,
+            u, edges[0], edges[1], edges[2], start[0], cells[b], step_mm, axis, moments, work,
+            stages, stations[b], scatter,
         )  # fmt: skip
         n_passed[b] = passed
         beyond(stations[b], passed, cells[b], axis[0])
-        deposits(stations[b], passed, solved[b])
+        deposits(stations[b], start[1], released, released_per_mm, solved[b])
         moliere_moments(
             scatter[:passed, 0].copy(), scatter[:passed, 1].copy(), levers[0][:passed],
             levers[1][:passed], q[: passed + 1], p[: passed + 1],
         )  # fmt: skip
-        for m in range(passed):
-            middle_q, middle_p = 0.5 * (q[m] + q[m + 1]), 0.5 * (p[m] + p[m + 1])
-            out = solved[b, m]
-            out[CORE_SHARE], out[CORE_SCATTER], out[TAIL_SCATTER] = 1.0, 0.0, 0.0
-            if middle_q > 1e-12:
-                mixture(middle_p / middle_q + math.log(middle_q), table, gaussians)
-                out[CORE_SHARE] = gaussians[0, 0]
-                out[CORE_SCATTER] = middle_q * gaussians[1, 0]
-                out[TAIL_SCATTER] = middle_q * gaussians[1, 1]
+        widths(q, p, passed, table, gaussians, solved[b])
+
+
+@njit(**OPTIONS)
+def widths(q, p, passed, table, gaussians, solved):
+    """Molière's two Gaussians in the middle of each cell; held behind the last one passed."""
+    for m in range(solved.shape[0]):
+        out = solved[m]
+        if m >= passed:
+            out[CORE_SHARE : TAIL_SCATTER + 1] = solved[m - 1, CORE_SHARE : TAIL_SCATTER + 1]
+            continue
+        middle_q, middle_p = 0.5 * (q[m] + q[m + 1]), 0.5 * (p[m] + p[m + 1])
+        out[CORE_SHARE], out[CORE_SCATTER], out[TAIL_SCATTER] = 1.0, 0.0, 0.0
+        if middle_q > LEAST_Q_MM2:
+            mixture(middle_p / middle_q + math.log(middle_q), table, gaussians)
+            out[CORE_SHARE] = gaussians[0, 0]
+            out[CORE_SCATTER] = middle_q * gaussians[1, 0]
+            out[TAIL_SCATTER] = middle_q * gaussians[1, 1]
 
 
 @njit(**OPTIONS)
@@ -97,35 +109,63 @@ def add_runs(row, first, count, offset, values, nx, factor, volume):
 
 
 @njit(**OPTIONS)
-def deposits(stations, passed, solved):
-    """What primaries leave per mm of water in each cell; in vacuum, what they would leave."""
-    solved[:, DEPOSIT] = 0.0
-    solved[:, LET_DEPOSIT] = 0.0
-    known = -1
-    for m in range(passed):
-        water_mm = stations[m + 1, WATER_MM] - stations[m, WATER_MM]
-        if water_mm <= THIN_MM:
+def deposits(stations, surviving, released, released_per_mm, solved):
+    """What is left per mm of water in each cell; in vacuum, what would be left in matter there."""
+    known, n_columns = -1, released.shape[1]
+    for m in range(solved.shape[0]):
+        out = solved[m]
+        near, far = stations[m, WATER_MM], stations[m + 1, WATER_MM]
+        if far - near <= THIN_MM:
             if known >= 0:
-                solved[m, DEPOSIT] = solved[known, DEPOSIT]
-                solved[m, LET_DEPOSIT] = solved[known, LET_DEPOSIT]
+                _same_dose(out, solved[known])
+            else:
+                out[:] = 0.0
             continue
-        share = 0.5 * (stations[m, SURVIVING] + stations[m + 1, SURVIVING]) / water_mm
-        solved[m, DEPOSIT] = share * (stations[m, ENERGY_MEV] - stations[m + 1, ENERGY_MEV])
-        solved[m, LET_DEPOSIT] = share * (stations[m, LET_SUM] - stations[m + 1, LET_SUM])
+        per_mm = 1.0 / (far - near)
+        share = surviving * per_mm * 0.5 * (stations[m, SURVIVING] + stations[m + 1, SURVIVING])
+        primary = share * (stations[m, ENERGY_MEV] - stations[m + 1, ENERGY_MEV])
+        product = share * (stations[m, LET_SUM] - stations[m + 1, LET_SUM])
+        whole = 0.0
+        for j in range(n_columns):
+            left = _at_node(released, j, far * released_per_mm)
+            left -= _at_node(released, j, near * released_per_mm)
+            out[SECONDARY + j] = left * per_mm
+            if j < n_columns - 2:
+                whole += left * per_mm
+        local = out[SECONDARY] / whole if whole > 0.0 else 0.0
+        out[DOSE], out[PROTON_DOSE], out[LET_DOSE] = primary, primary, product
+        if n_columns > 0:
+            out[DOSE] += out[SECONDARY]
+            out[PROTON_DOSE] += local * out[SECONDARY + n_columns - 2]
+            out[LET_DOSE] += local * out[SECONDARY + n_columns - 1]
         if known < 0:
             for k in range(m):
-                solved[k, DEPOSIT] = solved[m, DEPOSIT]
-                solved[k, LET_DEPOSIT] = solved[m, LET_DEPOSIT]
+                _same_dose(solved[k], out)
         known = m
 
 
 @njit(**OPTIONS)
+def _same_dose(out, of):
+    """Copy all but the widths."""
+    out[:CORE_SHARE] = of[:CORE_SHARE]
+    out[SECONDARY:] = of[SECONDARY:]
+
+
+@njit(**OPTIONS)
+def _at_node(table, column, x):
+    """A table's column at a fractional node, held beyond its last."""
+    x = min(x, table.shape[0] - 1.0)
+    i = min(int(x), table.shape[0] - 2)
+    return table[i, column] + (x - i) * (table[i + 1, column] - table[i, column])
+
+
+@njit(**OPTIONS)
 def averaged(solved, which, out):
-    """Solutions of beamlets (n, n_cells, N_SOLVED), the means over their rays ``which`` (n, k)."""
+    """Solutions of beamlets (n, n_cells, columns), the means over their rays ``which`` (n, k)."""
     share = 1.0 / which.shape[1]
     for b in range(out.shape[0]):
         for m in range(out.shape[1]):
-            for i in range(N_SOLVED):
+            for i in range(out.shape[2]):
                 total = 0.0
                 for k in range(which.shape[1]):
                     total += solved[which[b, k], m, i]

@@ -2,7 +2,6 @@
 times Molière's spread across them.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -13,18 +12,15 @@ from engine.dose.checks import check_asked
 from engine.dose.influence import InfluenceMatrix
 from engine.dose.voxels import body_voxels, checked_voxels
 from engine.dose.yoda.layers import Physics
-from engine.dose.yoda.solution import Counts, Setup, Voxels
+from engine.dose.yoda.solution import Setup
 from engine.dose.yoda.splitting import scheme
-from engine.errors import PhysicsWarning
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import NOMINAL, Scenario
-from engine.machine.ion import IonMachine
 from engine.patient.ct import Calibration, SchneiderCalibration
 from engine.patient.grid import Grid
 from engine.patient.known_medium import KnownMedium
 from engine.patient.patient import Patient
-from engine.physics.materials import I_WATER_EV, LIMITS_I_WATER_EV
-from engine.physics.moliere import MODELS
+from engine.physics.materials import I_WATER_EV
 
 Scored = Literal["dose to water", "dose to medium"]
 QUANTITIES = ("dose", "letd")

@@ -44,6 +44,12 @@ class Layer:
     surviving: float
     air_variance: tuple[float, float, float]
     secondaries: SecondaryDose | None
+    released: np.ndarray  # (n_nodes, n_columns), as ``solve_block`` takes it
+
+    @property
+    def released_per_mm(self) -> float:
+        """Nodes of ``released`` per mm of water."""
+        return 1.0 if self.secondaries is None else 1.0 / self.secondaries.step_mm
 
     @property
     def edges(self) -> tuple[float, float, float]:
@@ -90,8 +96,9 @@ def _layer(
     if physics.nuclear:
         secondaries = secondary_dose(energy_mev, std_mev, physics.i_water_ev)
     return Layer(
-        axis, found, moments, spectrum, s_mm, surviving, air_variance, secondaries
-    )
+        axis, found, moments, spectrum, s_mm, surviving, air_variance, secondaries,
+        _released(secondaries),
+    )  # fmt: skip
 
 
 def _through(shifter, spectrum, found: Spectrum, physics: Physics, axis, moments):
@@ -111,3 +118,12 @@ def _through(shifter, spectrum, found: Spectrum, physics: Physics, axis, moments
         stations, scatter,
     )  # fmt: skip
     return float(stations[passed, fp.S_MM]), float(stations[passed, fp.SURVIVING])
+
+
+def _released(secondaries: SecondaryDose | None) -> np.ndarray:
+    """Cumulative MeV by width, then of protons, then their LET product; one column each."""
+    if secondaries is None:
+        return np.zeros((2, 0))
+    columns = [*secondaries.cumulative_mev, secondaries.proton_cumulative_mev,
+               secondaries.let_cumulative]  # fmt: skip
+    return np.ascontiguousarray(np.array(columns).T)

@@ -9,10 +9,12 @@ the proton that makes it, hardly change with its energy: they are built once, fo
 Gaussians of fixed widths. Nothing is fitted to a Monte Carlo.
 
 Secondary protons react in turn, their products stay on their way (as in
-``engine.machine.commissioning``); alphas and recoils stay where they are made; neutrons and γ
-leave. Scattered primaries are absorbed by non-elastic and p–p events, whose products are put on
-the beam's axis. Not modelled: elastic and p–p scattering of secondaries, reactions of deuterons,
-range straggling other than the primaries'.
+``engine.machine.commissioning``), and are turned once by elastic or p–p scattering, as scattered
+primaries are by a second elastic scattering. Multiple scattering broadens rings by what it exceeds
+the primaries' own. Alphas and recoils stay where they are made; neutrons and γ leave. Scattered
+primaries are absorbed by non-elastic and p–p events, whose products are put on the beam's axis.
+Not modelled: a second turn, reactions of deuterons, flight of alphas (a millimeter, which the
+first centimeter of depth shows), range straggling other than the primaries'.
 """
 
 from dataclasses import dataclass, replace
@@ -61,7 +63,8 @@ BEYOND_MM = 30.0  # depths after the range
 GROWTH_POWER = 1.1  # scattering power over residual range, as (pv)² of a range
 TURN_MEV = np.concatenate([np.arange(7.0, 20.0, 2.0), np.arange(20.0, 251.0, 5.0)])
 TURN_RAYS = 16  # per table of angles
-FEW_RAYS = 16  # turns of each ray of an event that has few
+EVENT_RAYS = 128  # of p–p and elastic events: each angle has a peak of its own
+FEW_TURNS = 4  # of each of these
 PROCESSES = ("non-elastic", "proton-proton", "nuclear-elastic")
 
 
@@ -119,7 +122,10 @@ class _EventKernels:
 def secondary_dose(
     energy_mev: float, energy_std_mev: float = 0.0, i_water_ev: float = I_WATER_EV
 ) -> SecondaryDose:
-    """What products leave of protons of 10 to 250 MeV with a Gaussian spread of energy."""
+    """What products leave of protons of 10 to 250 MeV with a Gaussian spread of energy.
+
+    The first call in a process builds the kernels, half a second; every other takes a few ms.
+    """
     _refuse_outside("energy_mev", energy_mev, LIMITS_MEV, "the nuclear data end there")
     _refuse_outside("energy_std_mev", energy_std_mev, (0.0, 0.1 * energy_mev), "1 % is usual")
     _refuse_outside("i_water_ev", i_water_ev, LIMITS_I_WATER_EV, "75 and 78 eV are usual")
@@ -299,11 +305,12 @@ def _event_kernels(i_ev: float) -> _EventKernels:
             _Event(energy, table, *_scattering(i_ev), depth[k, i], circles[k, i]) for k in range(3)
         ]
         protons, deuterons = (non_elastic_secondaries(energy, p) for p in ("proton", "deuteron"))
-        elastic = elastic_secondaries(energy)
+        elastic = elastic_secondaries(energy, n=EVENT_RAYS)
+        collision = proton_proton_secondaries(energy, n=EVENT_RAYS)
         events[0].protons(protons, table.secondary, turns, 1)
         events[0].deuterons(deuterons)
-        events[1].protons(proton_proton_secondaries(energy), table.secondary, turns, FEW_RAYS)
-        events[2].protons(elastic, table.scattered, again, FEW_RAYS)
+        events[1].protons(collision, table.secondary, turns, FEW_TURNS)
+        events[2].protons(elastic, table.scattered, again, FEW_TURNS)
         local[:, i] = protons.local_mev / energy, 0.0, elastic.local_mev / energy
     within = np.cumsum(circles, axis=-1).swapaxes(-1, -2)
     return _EventKernels(
@@ -327,7 +334,7 @@ def _scattering(i_ev: float) -> tuple[np.ndarray, float]:
     """Growth of a proton's variance by scattering along its range, and its end's σ over range.
 
     With a scattering power that falls as residual range^−1.1 (Fermi–Eyges); the end's width is
-    that of 100 MeV, which scales with range within 5 %.
+    that of 100 MeV, which scales with range within 3 %.
     """
     t = np.linspace(0.0, 1.0, 201)
     middle = 0.5 * (t[1:] + t[:-1])
@@ -388,8 +395,8 @@ class _Rays:
         return cls(number, range_mm, np.zeros((cosine.size, 2)), way, offset, nothing)
 
     def repeated(self, times: int) -> "_Rays":
-        of_each = (np.repeat(v, times, axis=0) for v in vars(self).values())
-        rays = _Rays(*of_each)
+        """Every ray ``times`` times, each a part of it."""
+        rays = _Rays(*(np.repeat(v, times, axis=0) for v in vars(self).values()))
         return replace(rays, number=rays.number / times)
 
 
@@ -412,8 +419,8 @@ class _Event:
         number = rays.number / self.energy_mev
         straight = _Rays.from_event(number, ranges, rays.cosine, offset)
         turned = self._turned(straight.repeated(repeat), losses, turns)
-        for rays_, tables in ((straight, first.tables), (turned, last.tables)):
-            self._add(rays_, tables, TABLE_STEP_MM, self.end_share, self.depth)
+        for ways, tables in ((straight, first.tables), (turned, last.tables)):
+            self._add(ways, tables, TABLE_STEP_MM, self.end_share, self.depth)
 
     def deuterons(self, rays: Secondaries) -> None:
         """A deuteron goes twice as far as a proton of half its energy, and scatters less."""

@@ -9,9 +9,10 @@ from engine.dose.yoda import _beamlets as kernels
 from engine.dose.yoda import _fokker_planck as fp
 from engine.dose.yoda._solve import (
     CORE_SCATTER,
-    DEPOSIT,
-    LET_DEPOSIT,
-    N_SOLVED,
+    DOSE,
+    LET_DOSE,
+    PROTON_DOSE,
+    SECONDARY,
     THIN_MM,
     add_runs,
     averaged,
@@ -21,8 +22,8 @@ from engine.dose.yoda._solve import (
 from engine.dose.yoda.coefficients import material_coefficients
 from engine.dose.yoda.layers import Layer, Physics, layer_of
 from engine.dose.yoda.range_axis import INVERSE_LOG, STEP_MM
-from engine.dose.yoda.spots import Moments, SpotAxis, ray_places, spot_axis, split
 from engine.dose.yoda.splitting import RingScheme
+from engine.dose.yoda.spots import Moments, SpotAxis, ray_places, split, spot_axis
 from engine.geometry.coordinates import BeamFrame, beam_frame
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import Scenario
@@ -39,7 +40,6 @@ CORE_SIGMAS, TAIL_SIGMAS, WIDE_SIGMAS = 4.5, 3.5, 3.5  # beyond which Gaussians 
 SUB_VOXEL_SIGMAS = 1.3  # a voxel is averaged over points no farther apart
 N_BLOCKS = 16
 STRETCH = (0.3, 5.0)  # of the secondaries' widths, for density: limits
-PROTONS = -1  # as a deposit: that of all protons, which LET is averaged over
 
 
 @dataclass
@@ -131,19 +131,18 @@ class Setup:
 
     def dose(self, quantities: Sequence[str]) -> dict[str, np.ndarray]:
         """Quantities of the whole plan (nz, ny, nx) float32."""
-        kinds = [DEPOSIT] * ("dose" in quantities)
-        kinds += [PROTONS, LET_DEPOSIT] * ("letd" in quantities)
+        kinds = [DOSE] * ("dose" in quantities) + [PROTON_DOSE, LET_DOSE] * ("letd" in quantities)
         sums = {kind: np.zeros(self.grid.size) for kind in kinds}
         for spot in np.flatnonzero(self.plan.weights > 0.0):
             weight = float(self.plan.weights[spot])
             for part in self.solutions(int(spot)):
-                for deposit, volume in sums.items():
-                    self.voxels(*part, deposit).add_to(volume, self.grid.shape[2], weight)
-        found = {"dose": sums.get(DEPOSIT)}
+                for kind, volume in sums.items():
+                    self.voxels(*part, kind).add_to(volume, self.grid.shape[2], weight)
+        found = {"dose": sums.get(DOSE)}
         if "letd" in quantities:
-            protons = sums[PROTONS]
+            protons = sums[PROTON_DOSE]
             found["letd"] = np.divide(
-                sums[LET_DEPOSIT], protons, out=np.zeros(protons.shape), where=protons > 0.0
+                sums[LET_DOSE], protons, out=np.zeros(protons.shape), where=protons > 0.0
             )
         return {q: found[q].astype(np.float32).reshape(self.grid.shape) for q in quantities}
 
@@ -211,43 +210,43 @@ class Setup:
         unique, which = _distinct(traced.cells)
         n, n_cells = len(unique), traced.cells.shape[1]
         cells = traced.cells[unique]
-        solved = np.zeros((n, n_cells, N_SOLVED))
+        released = layer.released
+        solved = np.zeros((n, n_cells, SECONDARY + released.shape[1]))
         stations = np.zeros((n, n_cells + 1, fp.N_STATION))
         passed = np.zeros(n, np.int64)
         n_blocks = min(threads(), n)
         run_blocks(
-            solve_block, n_blocks, _cuts(n, n_blocks), layer.spectrum, layer.edges, layer.s_mm,
-            cells, self.physics.step_mm, (layer.axis.coefficients, layer.axis.logs), layer.moments,
-            lever_tables(n_cells, traced.cell_mm), mixture_table(2), stations, solved, passed,
+            solve_block, n_blocks, _cuts(n, n_blocks), layer.spectrum, layer.edges,
+            (layer.s_mm, layer.surviving), cells, self.physics.step_mm, (layer.axis.coefficients, layer.axis.logs), layer.moments,
+            lever_tables(n_cells, traced.cell_mm), mixture_table(2), released,
+            layer.released_per_mm, stations, solved, passed,
         )  # fmt: skip
         self.counts.n_spots += 1
         self.counts.n_beamlets += len(which)
         self.counts.n_solved += n
         which = which.reshape(len(traced.weight), -1)
-        beamlets = np.empty((len(which), n_cells, N_SOLVED))
+        beamlets = np.empty((len(which), n_cells, solved.shape[2]))
         averaged(solved, which, beamlets)
         rays = which.shape[1]
         share = np.bincount(which.ravel(), np.repeat(traced.weight / rays, rays), n)
         mean_s = share @ stations[:, :, fp.WATER_MM]
         last = int(passed.max())
         if layer.secondaries is not None:  # they go on
-            end = layer.secondaries.step_mm * layer.secondaries.cumulative_mev.shape[1]
+            end = (len(released) - 1) / layer.released_per_mm
             last = max(last, int(np.searchsorted(mean_s, end)))
         return Solved(beamlets, mean_s, min(max(last, 2), n_cells))
 
-    def voxels(self, traced: Traced, layer: Layer, solved: Solved, deposit: int) -> Voxels:
-        """One kind of deposit in all voxels that the spot reaches, per proton."""
+    def voxels(self, traced: Traced, layer: Layer, solved: Solved, kind: int) -> Voxels:
+        """One kind of dose in all voxels that the spot reaches, per proton."""
         grid, axis, cell, n_cells = self.grid, traced.axis, traced.cell_mm, solved.n_cells
         spacing, points = np.array(grid.spacing_mm[::-1]), self._points(traced)
         thickness = 1.0 / float(np.sum(np.abs(axis.axes[2]) / (spacing / points)))
         beamlets = np.empty((n_cells, 6, len(traced.weight)), np.float32)
-        primary = LET_DEPOSIT if deposit == LET_DEPOSIT else DEPOSIT
         pack(
-            solved.solved, primary, traced.weight, traced.places, traced.moments,
-            self._voxel_variance(traced), thickness / cell, cell, GY_MM3_PER_MEV * layer.surviving,
-            beamlets,
+            solved.solved, kind, traced.weight, traced.places, traced.moments,
+            self._voxel_variance(traced), thickness / cell, cell, GY_MM3_PER_MEV, beamlets,
         )  # fmt: skip
-        wide = self._wide(traced, layer, solved, deposit)
+        wide = self._wide(traced, layer, solved, kind)
         reach = _reach_mm(beamlets)
         widest = WIDE_SIGMAS / np.sqrt(2.0 * wide[:, 1].min(initial=np.inf))
         row, first, count, offset = self._runs(
@@ -259,13 +258,13 @@ class Setup:
             kernels.deposit_block, N_BLOCKS, _cuts(len(row), N_BLOCKS), row, first, count, offset,
             np.concatenate([start[None], axis.axes]), grid.shape, spacing, cell, n_cells, beamlets,
             wide, (reach * reach).astype(np.float32), points,
-            self._factors(layer, solved, deposit), values,
+            self._factors(layer, solved, kind), values,
         )  # fmt: skip
         return Voxels(row, first, count, offset, values)
 
-    def _factors(self, layer: Layer, solved: Solved, deposit: int) -> tuple:
+    def _factors(self, layer: Layer, solved: Solved, kind: int) -> tuple:
         """What turns dose to water to dose to medium, or empty arrays."""
-        to_medium = self.to_medium and deposit == DEPOSIT
+        to_medium = self.to_medium and kind == DOSE
         factor = self.table[:, :2] if to_medium else self.table[:0, :2]
         left_mm = np.maximum(layer.incoming.mean_mm - solved.mean_s_mm, 0.0) / STEP_MM
         index = np.minimum(left_mm.astype(int), len(layer.axis.coefficients) - 1)
@@ -275,19 +274,19 @@ class Setup:
             np.ascontiguousarray(layer.axis.coefficients[index, INVERSE_LOG]),
         )  # fmt: skip
 
-    def _wide(self, traced: Traced, layer: Layer, solved: Solved, deposit: int):
+    def _wide(self, traced: Traced, layer: Layer, solved: Solved, kind: int):
         """The secondaries' Gaussians around the axis, (n_cells, 2, J) float32."""
         n_cells, cell = solved.n_cells, traced.cell_mm
         if layer.secondaries is None:
             return np.zeros((n_cells, 2, 0), np.float32)
         found = layer.secondaries
         s = solved.mean_s_mm[: n_cells + 1]
-        parts = _released(found, s, deposit)  # (J, n_cells) MeV per mm of water
+        parts = _released(np.einsum("b,bnk->kn", traced.weight, solved.solved[:, :n_cells]), kind)
         depth = cell * (np.arange(n_cells) + 0.5)
         own = traced.parent.place + depth * (2.0 * traced.parent.cross + depth * traced.parent.angle)
         own = own + traced.weight @ solved.solved[:, :n_cells, CORE_SCATTER]
         stretch = _stretch(s - s[0], cell)
-        variance = own + (found.sigma_mm[:, None] * stretch) ** 2 + self._voxel_variance(traced)
+        variance = own + (found.sigma_mm[1:, None] * stretch) ** 2 + self._voxel_variance(traced)
         unit = GY_MM3_PER_MEV / (2.0 * np.pi)
         return np.ascontiguousarray(
             np.stack([unit * parts / variance, 0.5 / variance]).transpose(2, 0, 1), np.float32
@@ -317,32 +316,18 @@ class Setup:
         return row[:n], first[:n], count[:n], offset
 
 
-def _released(found, s_mm: np.ndarray, deposit: int) -> np.ndarray:
-    """What secondaries leave per mm of water in every cell, by component, (J, n_cells)."""
-    at = found.step_mm * np.arange(found.cumulative_mev.shape[1])
-    water_mm = np.diff(s_mm)
-    thick = water_mm > THIN_MM
+def _released(mean: np.ndarray, kind: int) -> np.ndarray:
+    """What secondaries leave beside the axis per mm of water, by width, (J - 1, n_cells).
 
-    def per_mm(running: np.ndarray) -> np.ndarray:
-        left = np.diff(np.interp(s_mm, at, running))
-        rate = np.divide(left, water_mm, out=np.zeros(left.size), where=thick)
-        return _filled(rate, thick)
-
-    parts = np.array([per_mm(c) for c in found.cumulative_mev])
-    if deposit == DEPOSIT:
-        return parts
-    of = found.proton_cumulative_mev if deposit == PROTONS else found.let_cumulative
+    ``mean`` (columns, n_cells) is the beamlets' mean; all widths have the same share of protons
+    and the same LET.
+    """
+    parts, (protons, product) = mean[SECONDARY:-2], mean[-2:]
+    if kind == DOSE:
+        return parts[1:]
     whole = parts.sum(axis=0)
-    return parts * np.divide(per_mm(of), whole, out=np.zeros(whole.size), where=whole > 0.0)
-
-
-def _filled(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Values with those of the nearest known cell before, or else after, where they are not."""
-    places = np.flatnonzero(known)
-    if not len(places):
-        return values
-    nearest = np.searchsorted(places, np.arange(len(values)), side="right") - 1
-    return values[places[np.maximum(nearest, 0)]]
+    of = protons if kind == PROTON_DOSE else product
+    return parts[1:] * np.divide(of, whole, out=np.zeros(whole.size), where=whole > 0.0)
 
 
 def _stretch(s_mm: np.ndarray, cell_mm: float) -> np.ndarray:
