@@ -6,7 +6,6 @@ import numpy as np
 from numba import njit
 
 from engine.dose.yoda._fokker_planck import N_COEFFICIENTS
-from engine.geometry._kernels import first_cell, slab
 
 OPTIONS = dict(cache=True, nogil=True, error_model="numpy")
 FAST = dict(OPTIONS, fastmath=True)
@@ -17,61 +16,59 @@ EXP_ORDER = np.float32(1.0 / 64.0)
 
 @njit(**OPTIONS)
 def trace_block(
-    block, cuts, starts, directions, cell_mm, density, material, spacing, table, cells
+    block, cuts, axes, cell_mm, lateral, density, material, spacing, table, cells
 ):  # fmt: skip
-    """Integrals of the materials' coefficients over mass (g/cm² times 10: mm of water density).
+    """Integrals of the materials' coefficients over mass along the rays of one block.
 
-    ``starts`` and ``directions`` (n, 3) are x, y, z in mm from the grid's lower corner, ``cells``
-    (n, n_cells, N_COEFFICIENTS) of length ``cell_mm`` along each. ``table`` is (n_materials,
-    N_COEFFICIENTS) per unit of mass, ``spacing`` (x, y, z).
+    ``axes`` (4, 3) are start (x, y, z in mm from the grid's lower corner), two lateral axes and
+    direction; ``lateral`` (n, n_cells + 1, 2) is where rays are at the ends of cells, straight in
+    between. Mass is density times depth along the axis: mm of density 1 g/cm³. ``table`` is
+    (n_materials, N_COEFFICIENTS) per unit of mass, ``cells`` (n, n_cells, N_COEFFICIENTS).
     """
-    nz, ny, nx = density.shape
-    n_cells = cells.shape[1]
+    shape = density.shape
+    size = (shape[2], shape[1], shape[0])
     for b in range(cuts[block], cuts[block + 1]):
-        cells[b] = 0.0
-        px, ax = starts[b, 0] / spacing[0], directions[b, 0] / spacing[0]
-        py, ay = starts[b, 1] / spacing[1], directions[b, 1] / spacing[1]
-        pz, az = starts[b, 2] / spacing[2], directions[b, 2] / spacing[2]
-        x0, x1 = slab(px, ax, nx)
-        y0, y1 = slab(py, ay, ny)
-        z0, z1 = slab(pz, az, nz)
-        here = max(max(x0, y0), max(z0, 0.0))
-        leave = min(min(x1, y1), min(z1, n_cells * cell_mm))
-        if leave <= here:
-            continue
-        cx, sx, tx, dx = first_cell(px, ax, nx, here)
-        cy, sy, ty, dy = first_cell(py, ay, ny, here)
-        cz, sz, tz, dz = first_cell(pz, az, nz, here)
-        m = min(int(here / cell_mm), n_cells - 1)
-        end = (m + 1) * cell_mm
-        while here < leave:
-            to = min(min(tx, ty), min(tz, min(end, leave)))
-            mass = density[cz, cy, cx] * (to - here)
-            if mass > 0.0:
-                of = table[material[cz, cy, cx]]
-                for k in range(N_COEFFICIENTS):
-                    cells[b, m, k] += mass * of[k]
-            here = to
-            if to >= end:
-                m += 1
-                end = (m + 1) * cell_mm
-                if m >= n_cells:
-                    break
-            if to >= tx:
-                cx += sx
-                tx += dx
-                if cx < 0 or cx >= nx:
-                    break
-            elif to >= ty:
-                cy += sy
-                ty += dy
-                if cy < 0 or cy >= ny:
-                    break
-            elif to >= tz:
-                cz += sz
-                tz += dz
-                if cz < 0 or cz >= nz:
-                    break
+        for m in range(cells.shape[1]):
+            for k in range(N_COEFFICIENTS):
+                cells[b, m, k] = 0.0
+            near = _point(axes, m * cell_mm, lateral[b, m], spacing)
+            far = _point(axes, (m + 1) * cell_mm, lateral[b, m + 1], spacing)
+            slope = (far[0] - near[0], far[1] - near[1], far[2] - near[2])
+            t = 0.0
+            while t < 1.0:
+                to = 1.0
+                for i in range(3):
+                    to = min(to, _next_face(near[i], slope[i], t))
+                middle = 0.5 * (t + to)
+                x = math.floor(near[0] + middle * slope[0])
+                y = math.floor(near[1] + middle * slope[1])
+                z = math.floor(near[2] + middle * slope[2])
+                if 0 <= x < size[0] and 0 <= y < size[1] and 0 <= z < size[2]:
+                    mass = density[z, y, x] * (to - t) * cell_mm
+                    if mass > 0.0:
+                        of = table[material[z, y, x]]
+                        for k in range(N_COEFFICIENTS):
+                            cells[b, m, k] += mass * of[k]
+                t = to
+
+
+@njit(**OPTIONS)
+def _point(axes, depth_mm, lateral, spacing):
+    """A point of a ray in voxels from the grid's lower corner, x, y, z."""
+    x = axes[0, 0] + depth_mm * axes[3, 0] + lateral[0] * axes[1, 0] + lateral[1] * axes[2, 0]
+    y = axes[0, 1] + depth_mm * axes[3, 1] + lateral[0] * axes[1, 1] + lateral[1] * axes[2, 1]
+    z = axes[0, 2] + depth_mm * axes[3, 2] + lateral[0] * axes[1, 2] + lateral[1] * axes[2, 2]
+    return x / spacing[0], y / spacing[1], z / spacing[2]
+
+
+@njit(**OPTIONS)
+def _next_face(start, slope, t):
+    """Parameter of the next voxel face after ``t`` along one axis; 1 at the latest."""
+    if abs(slope) < 1e-9:
+        return 1.0
+    at = start + t * slope
+    face = math.floor(at + 1e-7) + 1.0 if slope > 0.0 else math.ceil(at - 1e-7) - 1.0
+    return (face - start) / slope
 
 
 @njit(**OPTIONS)

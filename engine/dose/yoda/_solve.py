@@ -160,47 +160,35 @@ def _at_node(table, column, x):
 
 
 @njit(**OPTIONS)
-def averaged(solved, which, out):
-    """Solutions of beamlets (n, n_cells, columns), the means over their rays ``which`` (n, k)."""
-    share = 1.0 / which.shape[1]
-    for b in range(out.shape[0]):
-        for m in range(out.shape[1]):
-            for i in range(out.shape[2]):
-                total = 0.0
-                for k in range(which.shape[1]):
-                    total += solved[which[b, k], m, i]
-                out[b, m, i] = share * total
-
-
-@njit(**OPTIONS)
 def pack(
-    solved, deposit, weight, places, moments, voxel_variance, thickness_cells, cell_mm, unit, out
+    solved, which, kind, weight, places, narrower, air, lever, voxel_variance, thickness_cells,
+    unit, out,
 ):  # fmt: skip
     """Amplitudes and widths (n_cells, 6, n) float32 of a spot's beamlets at the middle of cells.
 
-    Beamlet b has a share ``weight`` of the protons, starts at ``places`` (n, 4): x, y in mm and
-    their slopes, with ``moments`` (n, 3): <x²>, <xθ>, <θ²> per axis. Deposits are averaged over a
-    voxel's thickness along the axis, in cells.
+    Beamlet b has the solution ``which[b]``, a share ``weight`` of the protons and lies at
+    ``places`` (n, 2) times ``lever`` (n_cells,) mm; its variance is ``air`` (n_cells,) and the
+    scatter, less ``narrower`` (n,) times the lever's square. Doses are averaged over a voxel's
+    thickness along the axis, in cells.
     """
     n_cells, n = out.shape[0], out.shape[2]
     running = np.empty(n_cells + 1)
     for b in range(n):
-        of = solved[b]
+        of = solved[which[b]]
         running[0] = 0.0
         for m in range(n_cells):
-            running[m + 1] = running[m] + of[m, deposit]
+            running[m + 1] = running[m] + of[m, kind]
         for m in range(n_cells):
-            z = (m + 0.5) * cell_mm
             here = (
                 _between(running, m + 0.5 + 0.5 * thickness_cells)
                 - _between(running, m + 0.5 - 0.5 * thickness_cells)
             ) / thickness_cells
             amplitude = unit * weight[b] * here / (2.0 * math.pi)
-            air = moments[b, 0] + 2.0 * z * moments[b, 1] + z * z * moments[b, 2] + voxel_variance
-            core, tail = air + of[m, CORE_SCATTER], air + of[m, TAIL_SCATTER]
+            own = air[m] + voxel_variance - narrower[b] * lever[m] * lever[m]
+            core, tail = own + of[m, CORE_SCATTER], own + of[m, TAIL_SCATTER]
             share = of[m, CORE_SHARE]
-            out[m, X, b] = places[b, 0] + z * places[b, 2]
-            out[m, Y, b] = places[b, 1] + z * places[b, 3]
+            out[m, X, b] = places[b, 0] * lever[m]
+            out[m, Y, b] = places[b, 1] * lever[m]
             out[m, CORE, b] = amplitude * share / core
             out[m, CORE_NARROW, b] = 0.5 / core
             out[m, TAIL, b] = amplitude * (1.0 - share) / tail

@@ -33,7 +33,6 @@ class YodaEngine:
     depth_step_mm: float = 1.0
     scheme: str = "1+6+6+12+12+24"
     influence_scheme: str = "1+6+6+12"
-    rays_per_beamlet: int = 4
     adaptive: bool = True
     scattering: Literal["moliere", "born"] = "moliere"
     nuclear: bool = True
@@ -87,5 +86,5 @@ class YodaEngine:
         )
         return Setup.of(
             patient, plan, grid, scenario, self.calibration, physics, scheme(name),
-            self.adaptive, self.depth_step_mm, self.rays_per_beamlet, self.scores == "dose to medium",
+            self.adaptive, self.depth_step_mm, self.scores == "dose to medium",
         )

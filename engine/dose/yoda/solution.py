@@ -15,15 +15,14 @@ from engine.dose.yoda._solve import (
     SECONDARY,
     THIN_MM,
     add_runs,
-    averaged,
     pack,
     solve_block,
 )
 from engine.dose.yoda.coefficients import material_coefficients
 from engine.dose.yoda.layers import Layer, Physics, layer_of
 from engine.dose.yoda.range_axis import INVERSE_LOG, STEP_MM
-from engine.dose.yoda.splitting import RingScheme
-from engine.dose.yoda.spots import Moments, SpotAxis, ray_places, split, spot_axis
+from engine.dose.yoda.splitting import RingScheme, scheme
+from engine.dose.yoda.spots import Split, SpotAxis, lever_mm, split, split_depth, spot_axis
 from engine.geometry.coordinates import BeamFrame, beam_frame
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import Scenario
@@ -57,24 +56,35 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """A spot's beamlets, and the materials on their rays: cells (n · rays, n_cells, …)."""
+    """A spot's beamlets, and the materials on their rays."""
 
     axis: SpotAxis
-    weight: np.ndarray
-    places: np.ndarray
-    moments: np.ndarray
-    cells: np.ndarray
+    split: Split
+    air: np.ndarray  # (n_cells + 1,) variance of the spot without scatter, at stations, mm²
+    lever: np.ndarray  # (n_cells + 1,) mm, see ``Split``
+    cells: np.ndarray  # (n, n_cells, N_COEFFICIENTS)
     cell_mm: float
-    parent: Moments
 
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """Solutions of a spot's beamlets (n, n_cells, N_SOLVED), means over their rays."""
+    """Solutions (n_unique, n_cells, columns), and which one each beamlet has, (n,)."""
 
     solved: np.ndarray
-    mean_s_mm: np.ndarray  # (n_cells + 1,) water passed, mean of the beamlets
+    stations: np.ndarray  # (n_unique, n_cells + 1, N_STATION)
+    which: np.ndarray
+    share: np.ndarray  # (n_unique,) of the protons
     n_cells: int  # behind these there is no dose
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of the beamlets, (columns, n_cells)."""
+        return np.einsum("b,bnk->kn", self.share, self.solved[:, : self.n_cells])
+
+    @property
+    def water_mm(self) -> np.ndarray:
+        """Water passed at stations, mean of the beamlets, (n_cells + 1,)."""
+        return self.share @ self.stations[:, : self.n_cells + 1, fp.WATER_MM]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +114,6 @@ class Setup:
     scheme: RingScheme
     adaptive: bool
     cell_mm: float
-    rays: int
     to_medium: bool
     frames: tuple[BeamFrame, ...]
     counts: Counts = field(default_factory=Counts)
@@ -113,7 +122,7 @@ class Setup:
     def of(
         cls, patient: Patient, plan: Plan, grid: Grid, scenario: Scenario,
         calibration: Calibration, physics: Physics, scheme: RingScheme, adaptive: bool,
-        depth_step_mm: float, rays: int, to_medium: bool,
+        depth_step_mm: float, to_medium: bool,
     ) -> "Setup":  # fmt: skip
         medium = medium_of(patient, calibration, scenario.density_scale)
         table = material_coefficients(
@@ -126,7 +135,7 @@ class Setup:
         )
         return cls(
             plan, grid, medium, on_grid(medium, grid), table, physics, scheme, adaptive,
-            float(cell_mm), rays, to_medium, frames,
+            float(cell_mm), to_medium, frames,
         )  # fmt: skip
 
     def dose(self, quantities: Sequence[str]) -> dict[str, np.ndarray]:
@@ -172,10 +181,11 @@ class Setup:
         axis = spot_axis(self.frames[b], sources, u, v, self.medium.grid, upstream)
         if axis is None:
             raise ValueError(self._misses(spot))
+        n_cells = max(int(np.ceil(axis.length_mm / self.cell_mm)), 2)
         a0, a1, a2 = layer.air_variance
-        t = axis.t_mm
-        parent = Moments(a0 + t * (a1 + t * a2), 0.5 * a1 + a2 * t, a2)
-        traced = self._traced(axis, parent, self.scheme)
+        t = axis.t_mm + self.cell_mm * np.arange(n_cells + 1)
+        air = a0 + t * (a1 + t * a2)
+        traced = self._traced(axis, layer, air)
         if not traced.cells[:, :, fp.C].any():
             raise ValueError(self._misses(spot))
         return traced, layer
@@ -188,28 +198,43 @@ class Setup:
             f"{beam.gantry_deg:g}°) misses the patient; check isocenter and angles, or remove it."
         )
 
-    def _traced(self, axis: SpotAxis, parent: Moments, scheme: RingScheme) -> Traced:
-        parts = split(parent, scheme)
-        n_cells = max(int(np.ceil(axis.length_mm / self.cell_mm)), 2)
-        rays = ray_places(parts, parent, self.rays)
-        starts = axis.start_mm + rays[:, :2] @ axis.axes[:2] - self.medium.grid.lower_mm
-        directions = axis.axes[2] + rays[:, 2:] @ axis.axes[:2]
-        directions /= np.linalg.norm(directions, axis=1)[:, None]
-        cells = np.empty((len(starts), n_cells, fp.N_COEFFICIENTS))
-        cuts = _cuts(len(starts), threads())
-        run_blocks(
-            kernels.trace_block, threads(), cuts, starts, directions, self.cell_mm,
-            self.medium.density_g_cm3, self.medium.material,
-            np.array(self.medium.grid.spacing_mm[::-1]), self.table, cells,
-        )  # fmt: skip
+    def _traced(self, axis: SpotAxis, layer: Layer, air: np.ndarray) -> Traced:
+        """Beamlets split at the depth around which matter differs most across the spot."""
+        parts, alone = split(self.scheme), split(scheme("1"))
+        center = Traced(
+            axis, alone, air, air, self._cells(axis, alone, air), self.cell_mm
+        )
+        if len(parts.weight) == 1:
+            return center
+        found = self.solve(center, layer, counted=False)
+        scatter = np.zeros(len(air))
+        scatter[1:-1] = 0.5 * (found.solved[0, 1:, CORE_SCATTER] + found.solved[0, :-1, CORE_SCATTER])
+        scatter[-1] = scatter[-2]
+        variance = air + scatter
+        cells = self._cells(axis, parts, np.sqrt(variance))
+        at = split_depth(cells[:, : found.n_cells, fp.C], parts.weight)
+        lever = lever_mm(variance, at)
         return Traced(
-            axis, parts.weight, parts.places, parts.moments, cells, self.cell_mm, parent
+            axis, parts, air, lever, self._cells(axis, parts, lever), self.cell_mm
         )
 
-    def solve(self, traced: Traced, layer: Layer) -> Solved:
+    def _cells(self, axis: SpotAxis, parts: Split, lever: np.ndarray) -> np.ndarray:
+        """Materials along the rays of beamlets, (n, n_cells, N_COEFFICIENTS)."""
+        lateral = parts.places[:, None, :] * lever[None, :, None]
+        axes = np.concatenate([(axis.start_mm - self.medium.grid.lower_mm)[None], axis.axes])
+        cells = np.empty((len(lateral), len(lever) - 1, fp.N_COEFFICIENTS))
+        n_blocks = min(threads(), len(lateral))
+        run_blocks(
+            kernels.trace_block, n_blocks, _cuts(len(lateral), n_blocks), axes, self.cell_mm,
+            lateral, self.medium.density_g_cm3, self.medium.material,
+            np.array(self.medium.grid.spacing_mm[::-1]), self.table, cells,
+        )  # fmt: skip
+        return cells
+
+    def solve(self, traced: Traced, layer: Layer, counted: bool = True) -> Solved:
+        """One Fokker–Planck solve for every kind of materials on a ray."""
         unique, which = _distinct(traced.cells)
         n, n_cells = len(unique), traced.cells.shape[1]
-        cells = traced.cells[unique]
         released = layer.released
         solved = np.zeros((n, n_cells, SECONDARY + released.shape[1]))
         stations = np.zeros((n, n_cells + 1, fp.N_STATION))
@@ -217,34 +242,33 @@ class Setup:
         n_blocks = min(threads(), n)
         run_blocks(
             solve_block, n_blocks, _cuts(n, n_blocks), layer.spectrum, layer.edges,
-            (layer.s_mm, layer.surviving), cells, self.physics.step_mm, (layer.axis.coefficients, layer.axis.logs), layer.moments,
+            (layer.s_mm, layer.surviving), traced.cells[unique], self.physics.step_mm,
+            (layer.axis.coefficients, layer.axis.logs), layer.moments,
             lever_tables(n_cells, traced.cell_mm), mixture_table(2), released,
             layer.released_per_mm, stations, solved, passed,
         )  # fmt: skip
-        self.counts.n_spots += 1
-        self.counts.n_beamlets += len(which)
-        self.counts.n_solved += n
-        which = which.reshape(len(traced.weight), -1)
-        beamlets = np.empty((len(which), n_cells, solved.shape[2]))
-        averaged(solved, which, beamlets)
-        rays = which.shape[1]
-        share = np.bincount(which.ravel(), np.repeat(traced.weight / rays, rays), n)
-        mean_s = share @ stations[:, :, fp.WATER_MM]
+        if counted:
+            self.counts.n_spots += 1
+            self.counts.n_beamlets += len(which)
+            self.counts.n_solved += n
+        share = np.bincount(which, traced.split.weight, n)
         last = int(passed.max())
         if layer.secondaries is not None:  # they go on
             end = (len(released) - 1) / layer.released_per_mm
-            last = max(last, int(np.searchsorted(mean_s, end)))
-        return Solved(beamlets, mean_s, min(max(last, 2), n_cells))
+            last = max(last, int(np.searchsorted(share @ stations[:, :, fp.WATER_MM], end)))
+        return Solved(solved, stations, which, share, min(max(last, 2), n_cells))
 
     def voxels(self, traced: Traced, layer: Layer, solved: Solved, kind: int) -> Voxels:
         """One kind of dose in all voxels that the spot reaches, per proton."""
         grid, axis, cell, n_cells = self.grid, traced.axis, traced.cell_mm, solved.n_cells
         spacing, points = np.array(grid.spacing_mm[::-1]), self._points(traced)
         thickness = 1.0 / float(np.sum(np.abs(axis.axes[2]) / (spacing / points)))
-        beamlets = np.empty((n_cells, 6, len(traced.weight)), np.float32)
+        parts = traced.split
+        beamlets = np.empty((n_cells, 6, len(parts.weight)), np.float32)
         pack(
-            solved.solved, kind, traced.weight, traced.places, traced.moments,
-            self._voxel_variance(traced), thickness / cell, cell, GY_MM3_PER_MEV, beamlets,
+            solved.solved, solved.which, kind, parts.weight, parts.places, parts.narrower,
+            _middles(traced.air), _middles(traced.lever), self._voxel_variance(traced),
+            thickness / cell, GY_MM3_PER_MEV, beamlets,
         )  # fmt: skip
         wide = self._wide(traced, layer, solved, kind)
         reach = _reach_mm(beamlets)
@@ -266,7 +290,7 @@ class Setup:
         """What turns dose to water to dose to medium, or empty arrays."""
         to_medium = self.to_medium and kind == DOSE
         factor = self.table[:, :2] if to_medium else self.table[:0, :2]
-        left_mm = np.maximum(layer.incoming.mean_mm - solved.mean_s_mm, 0.0) / STEP_MM
+        left_mm = np.maximum(layer.incoming.mean_mm - solved.water_mm, 0.0) / STEP_MM
         index = np.minimum(left_mm.astype(int), len(layer.axis.coefficients) - 1)
         return (
             self.scored.density_g_cm3.ravel(), self.scored.material.ravel(),
@@ -279,17 +303,14 @@ class Setup:
         n_cells, cell = solved.n_cells, traced.cell_mm
         if layer.secondaries is None:
             return np.zeros((n_cells, 2, 0), np.float32)
-        found = layer.secondaries
-        s = solved.mean_s_mm[: n_cells + 1]
-        parts = _released(np.einsum("b,bnk->kn", traced.weight, solved.solved[:, :n_cells]), kind)
-        depth = cell * (np.arange(n_cells) + 0.5)
-        own = traced.parent.place + depth * (2.0 * traced.parent.cross + depth * traced.parent.angle)
-        own = own + traced.weight @ solved.solved[:, :n_cells, CORE_SCATTER]
-        stretch = _stretch(s - s[0], cell)
-        variance = own + (found.sigma_mm[1:, None] * stretch) ** 2 + self._voxel_variance(traced)
-        unit = GY_MM3_PER_MEV / (2.0 * np.pi)
+        water_mm, mean = solved.water_mm, solved.mean
+        own = _middles(traced.air)[:n_cells] + mean[CORE_SCATTER]
+        stretch = _stretch(water_mm - water_mm[0], cell)
+        sigma = layer.secondaries.sigma_mm[1:, None] * stretch
+        variance = own + sigma**2 + self._voxel_variance(traced)
+        amplitude = GY_MM3_PER_MEV / (2.0 * np.pi) * _released(mean, kind) / variance
         return np.ascontiguousarray(
-            np.stack([unit * parts / variance, 0.5 / variance]).transpose(2, 0, 1), np.float32
+            np.stack([amplitude, 0.5 / variance]).transpose(2, 0, 1), np.float32
         )
 
     def _voxel_variance(self, traced: Traced) -> float:
@@ -299,7 +320,7 @@ class Setup:
 
     def _points(self, traced: Traced) -> np.ndarray:
         """Points per voxel in x, y and z, (3,) int64."""
-        narrowest = float(np.sqrt(traced.moments[:, 0].min()))
+        narrowest = float(np.sqrt(1.0 - traced.split.narrower.max()) * traced.lever.min())
         spacing = np.array(self.grid.spacing_mm[::-1])
         return np.maximum(np.ceil(spacing / (SUB_VOXEL_SIGMAS * narrowest)), 1.0).astype(np.int64)
 
@@ -352,6 +373,11 @@ def _distinct(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     kinds: dict[bytes, int] = {}
     which = np.array([kinds.setdefault(c.tobytes(), len(kinds)) for c in cells])
     return np.array([int(np.argmax(which == k)) for k in range(len(kinds))]), which
+
+
+def _middles(stations: np.ndarray) -> np.ndarray:
+    """Values in the middle of cells from those at their ends."""
+    return 0.5 * (stations[1:] + stations[:-1])
 
 
 def _cuts(n: int, n_blocks: int) -> np.ndarray:

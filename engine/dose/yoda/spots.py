@@ -1,6 +1,7 @@
 """Where a spot enters the grid, with which moments, and how it is split there."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -8,10 +9,11 @@ from engine.dose.yoda.splitting import RingScheme
 from engine.geometry.coordinates import BeamFrame
 from engine.patient.grid import Grid
 
-# Beamlets on rings are turned by this, so that none lies exactly on the planes of a grid through
-# the spot's axis, where one of two voxels would have to be chosen.
+# Beamlets are turned by this, so that none on a ring lies exactly on the planes of a grid through
+# the spot's axis, where one of two voxels would have to be chosen; the one in the center becomes
+# two, at this distance in its own σ.
 TURN_RAD = 0.13
-RAY_TURN_RAD = 0.4  # of the rays around a beamlet's axis, for the same reason
+PAIR_SIGMAS = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,27 +31,16 @@ class SpotAxis:
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
-    """Second moments per axis at a plane: <x²> mm², <xθ> mm rad, <θ²> rad²."""
-
-    place: float
-    cross: float
-    angle: float
-
-    def drifted(self, mm: float) -> "Moments":
-        return Moments(
-            self.place + 2.0 * mm * self.cross + mm * mm * self.angle,
-            self.cross + mm * self.angle, self.angle,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
 class Split:
-    """Beamlets of one spot, each (n, …): weights, x, y and their slopes, moments of their own."""
+    """Beamlets of a spot of unit width: weights (n,), places (n, 2), and 1 − σ² (n,).
+
+    At a depth where the spot's core has the variance V and its beamlets the lever L, which at the
+    depth of splitting is √V, a beamlet lies at L · place and has the variance V − L² (1 − σ²).
+    """
 
     weight: np.ndarray
     places: np.ndarray
-    moments: np.ndarray
+    narrower: np.ndarray
 
 
 def spot_axis(
@@ -79,36 +70,49 @@ def spot_axis(
     return SpotAxis(origin + enter * along, axes, enter, (leave - enter) * stretch)
 
 
-def split(parent: Moments, scheme: RingScheme) -> Split:
-    """Beamlets that together have the parent's moments.
-
-    Each has the parent's mean angle at its place, and shares what is left of the angles.
-    """
-    beamlets = scheme.beamlets()
-    sigma = np.sqrt(parent.place)
-    slope = parent.cross / parent.place
-    rest = max(parent.angle - slope * parent.cross, 0.0)
+@lru_cache
+def split(scheme: RingScheme) -> Split:
+    """The beamlets of a scheme, turned, and the center as a pair."""
+    found = scheme.beamlets()
     cos, sin = np.cos(TURN_RAD), np.sin(TURN_RAD)
-    x = sigma * (cos * beamlets.x - sin * beamlets.y)
-    y = sigma * (sin * beamlets.x + cos * beamlets.y)
-    place = parent.place * beamlets.sigma**2
-    return Split(
-        np.asarray(beamlets.weight, dtype=np.float64),
-        np.column_stack([x, y, slope * x, slope * y]),
-        np.column_stack([place, slope * place, rest + slope * slope * place]),
-    )
+    places = np.column_stack([cos * found.x - sin * found.y, sin * found.x + cos * found.y])
+    weight, variance = np.array(found.weight), np.array(found.sigma) ** 2
+    if len(weight) > 1:
+        away = PAIR_SIGMAS * np.sqrt(variance[0])
+        pair = away * np.array([[cos, sin], [-cos, -sin]])
+        center = variance[0] - 0.5 * away**2
+        places = np.concatenate([pair, places[1:]])
+        variance = np.concatenate([[center, center], variance[1:]])
+        weight = np.concatenate([[0.5 * weight[0]] * 2, weight[1:]])
+    some = weight > 0.0
+    return Split(weight[some], places[some], 1.0 - variance[some])
 
 
-def ray_places(beamlets: Split, parent: Moments, n_rays: int) -> np.ndarray:
-    """x, y and slopes (n · n_rays, 4) of the rays along which a beamlet's materials are found.
+def lever_mm(variance: np.ndarray, split_at: int) -> np.ndarray:
+    """Lever of a spot's beamlets from the variance of its core at stations (n,), mm.
 
-    One on its axis, or more on a circle that has the beamlet's own second moment.
+    Up to the station of splitting, protons keep their place relative to the others, so that
+    beamlets widen with the spot; from there they fly straight, with the mean angle of where they
+    are, and scatter each for itself. Matter that differs across the spot is told apart best if it
+    lies near the splitting.
     """
-    if n_rays == 1:
-        return beamlets.places
-    angle = RAY_TURN_RAD + 2.0 * np.pi * np.arange(n_rays) / n_rays
-    radius = np.sqrt(2.0 * beamlets.moments[:, 0])
-    slope = parent.cross / parent.place
-    offset = radius[:, None, None] * np.column_stack([np.cos(angle), np.sin(angle)])
-    offset = np.concatenate([offset, slope * offset], axis=2)
-    return (beamlets.places[:, None] + offset).reshape(-1, 4)
+    sigma = np.sqrt(variance)
+    if split_at >= len(sigma) - 1:
+        return sigma
+    before = max(split_at - 1, 0)
+    slope = (sigma[split_at + 1] - sigma[before]) / (split_at + 1 - before)
+    lever = sigma.copy()
+    lever[split_at:] = sigma[split_at] + slope * np.arange(len(sigma) - split_at)
+    return lever
+
+
+def split_depth(water: np.ndarray, weight: np.ndarray) -> int:
+    """The cell around which matter differs most across a spot: where to split it.
+
+    ``water`` (n, n_cells) is what beamlets pass in each cell. The mean over cells, by the variance
+    over beamlets; 0 where nothing differs.
+    """
+    mean = weight @ water
+    differs = weight @ (water - mean) ** 2
+    total = float(differs.sum())
+    return int(round(float(differs @ np.arange(len(differs))) / total)) if total > 1e-9 else 0
