@@ -38,11 +38,11 @@ PER_STEP = 1.0 / STEP_MM
 DEAD = 1e-9  # share of the protons still moving at which a beamlet has ended
 HARD_ANGLE_LOG = -2.0 * 2.5  # ln θ²: largest angle that lengthens paths, 0.082 rad
 # columns of a material's coefficients and of a cell: their integral over mass along the path
-C, D, STRENGTH, LOG_CONSTANT, LOG_SLOPE, REACTS = range(6)
-N_COEFFICIENTS = 6
+C, D, STRENGTH, LOG_CONSTANT, LOG_SLOPE, REACTS, RELEASES = range(7)
+N_COEFFICIENTS = 7
 # columns of what comes out at every station, and for every cell
-S_MM, ENERGY_MEV, LET_SUM, SURVIVING, WATER_MM = range(5)
-N_STATION = 5
+S_MM, ENERGY_MEV, LET_SUM, SURVIVING, WATER_MM, RELEASED = range(6)
+N_STATION = 6
 CHI, CHI_LOG = range(2)
 OPTIONS = dict(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
@@ -231,11 +231,10 @@ def march(
 
     ``u`` (n_groups, 3) is changed in place. ``mean_mm`` is the mean range at s = 0, ``s0`` where
     the frame stands. ``cells`` (n_cells, N_COEFFICIENTS) hold the coefficients' integrals over
-    mass along the axis. ``stations`` (n_cells + 1, N_STATION) get s (mm of water along the winding path), ∫E n, ∫Λ n
-    (per proton that no nuclear reaction took), the share of protons that none took, and mm of
-    water along the axis; ``scatter``
-    (n_cells, 2) χ_c² and χ_c² ln χ_a² of each cell. Steps are taken once ``step_mm`` of water lie
-    behind the last: between, spectra only move.
+    mass along the axis. ``stations`` (n_cells + 1, N_STATION) get s (mm of water along the winding
+    path), ∫E n, ∫Λ n (per proton that no nuclear reaction took), the share of protons that none
+    took, and mm of water along the axis; ``scatter`` (n_cells, 2) χ_c² and χ_c² ln χ_a² of each
+    cell. Steps are taken once ``step_mm`` of water lie behind the last: between, spectra only move.
     """
     coefficients, logs = axis
     s, surviving, theta2, straight = s0, 1.0, 0.0, s0

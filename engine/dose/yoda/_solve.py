@@ -10,6 +10,8 @@ from engine.dose.yoda._fokker_planck import (
     ENERGY_MEV,
     LET_SUM,
     OPTIONS,
+    RELEASED,
+    RELEASES,
     S_MM,
     SURVIVING,
     WATER_MM,
@@ -63,6 +65,7 @@ def solve_block(
         )  # fmt: skip
         n_passed[b] = passed
         beyond(stations[b], passed, cells[b], axis[0])
+        releases(stations[b], cells[b])
         deposits(stations[b], start[1], released, released_per_mm, solved[b])
         moliere_moments(
             scatter[:passed, 0].copy(), scatter[:passed, 1].copy(), levers[0][:passed],
@@ -100,6 +103,17 @@ def beyond(stations, passed, cells, coefficients):
 
 
 @njit(**OPTIONS)
+def releases(stations, cells):
+    """What reactions set free over what they would in water, mean of the way so far."""
+    total = stations[0, WATER_MM]  # in a range shifter as in water
+    stations[0, RELEASED] = 1.0
+    for m in range(cells.shape[0]):
+        total += cells[m, RELEASES]
+        water_mm = stations[m + 1, WATER_MM]
+        stations[m + 1, RELEASED] = total / water_mm if water_mm > THIN_MM else 1.0
+
+
+@njit(**OPTIONS)
 def add_runs(row, first, count, offset, values, nx, factor, volume):
     """Add runs of values to a flat volume."""
     for r in range(row.shape[0]):
@@ -129,9 +143,10 @@ def deposits(stations, surviving, released, released_per_mm, solved):
         for j in range(n_columns):
             left = _at_node(released, j, far * released_per_mm)
             left -= _at_node(released, j, near * released_per_mm)
-            out[SECONDARY + j] = left * per_mm
+            left *= per_mm * stations[m + 1, RELEASED]
+            out[SECONDARY + j] = left
             if j < n_columns - 2:
-                whole += left * per_mm
+                whole += left
         local = out[SECONDARY] / whole if whole > 0.0 else 0.0
         out[DOSE], out[PROTON_DOSE], out[LET_DOSE] = primary, primary, product
         if n_columns > 0:
@@ -184,8 +199,11 @@ def pack(
                 - _between(running, m + 0.5 - 0.5 * thickness_cells)
             ) / thickness_cells
             amplitude = unit * weight[b] * here / (2.0 * math.pi)
-            own = air[m] + voxel_variance - narrower[b] * lever[m] * lever[m]
-            core, tail = own + of[m, CORE_SCATTER], own + of[m, TAIL_SCATTER]
+            whole, square = air[m] + of[m, CORE_SCATTER], lever[m] * lever[m]
+            # a ray through air scatters less than the spot's axis, by which the lever goes
+            own = max(whole - narrower[b] * square, 0.5 * (1.0 - narrower[b]) * square)
+            core = own + voxel_variance
+            tail = core + of[m, TAIL_SCATTER] - of[m, CORE_SCATTER]
             share = of[m, CORE_SHARE]
             out[m, X, b] = places[b, 0] * lever[m]
             out[m, Y, b] = places[b, 1] * lever[m]

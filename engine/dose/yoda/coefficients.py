@@ -10,12 +10,13 @@ from engine.dose.yoda._fokker_planck import (
     LOG_SLOPE,
     N_COEFFICIENTS,
     REACTS,
+    RELEASES,
     STRENGTH,
 )
 from engine.dose.yoda.range_axis import stopping_coefficients
 from engine.physics.materials import ELEMENTS, Material, water
 from engine.physics.moliere import scattering_coefficients
-from engine.physics.nuclear import interactions_per_mm
+from engine.physics.nuclear import charged_share, interactions_per_mm
 from engine.physics.nuclear_tables import load_nuclear_tables
 
 REACTING_MEV = np.linspace(30.0, 200.0, 18)
@@ -29,8 +30,9 @@ def material_coefficients(
 ) -> np.ndarray:
     """(n_materials, N_COEFFICIENTS) per mm of density 1 g/cm³, columns as in ``_fokker_planck``.
 
-    Scattering strengths in MeV², and times their logarithms' constant and slope; reactions over
-    water's, the mean ratio from 30 to 200 MeV. ValueError where an element has no cross sections.
+    Scattering strengths in MeV², and times their logarithms' constant and slope; reactions and
+    what they set free over water's, the mean ratio from 30 to 200 MeV. ValueError where an element
+    has no cross sections.
     """
     table = np.zeros((len(materials), N_COEFFICIENTS))
     table[:, :2] = stopping_coefficients(materials, i_water_ev)
@@ -40,18 +42,24 @@ def material_coefficients(
         row[LOG_CONSTANT] = row[STRENGTH] * found.log_constant
         row[LOG_SLOPE] = row[STRENGTH] * found.log_slope
         if nuclear:
-            row[REACTS] = _removal(material, water(i_water_ev))
+            row[REACTS], row[RELEASES] = _reactions(material, water(i_water_ev))
     return table
 
 
-def _removal(material: Material, medium: Material) -> float:
-    """Interactions per gram over water's."""
+def _reactions(material: Material, medium: Material) -> tuple[float, float]:
+    """Interactions per gram, and what their charged products get per gram, over water's."""
     known = _with_cross_sections(replace(material, density_g_cm3=1.0))
-    theirs, ours = (
-        sum(interactions_per_mm(REACTING_MEV, process, m) for process in PROCESSES)
-        for m in (known, medium)
+    theirs, ours = (_rates(m) for m in (known, medium))
+    shares = np.array([charged_share(REACTING_MEV), *np.ones((2, REACTING_MEV.size))])
+    return tuple(
+        float(np.mean((theirs * w).sum(axis=0) / (ours * w).sum(axis=0)))
+        for w in (np.ones_like(shares), shares)
     )
-    return float(np.mean(theirs / ours))
+
+
+def _rates(material: Material) -> np.ndarray:
+    """Interactions per mm, (n_processes, n_energies)."""
+    return np.array([interactions_per_mm(REACTING_MEV, p, material) for p in PROCESSES])
 
 
 def _with_cross_sections(material: Material) -> Material:

@@ -97,19 +97,14 @@ def _layer(
         secondaries = secondary_dose(energy_mev, std_mev, physics.i_water_ev)
     return Layer(
         axis, found, moments, spectrum, s_mm, surviving, air_variance, secondaries,
-        _released(secondaries),
+        released_columns(secondaries),
     )  # fmt: skip
 
 
 def _through(shifter, spectrum, found: Spectrum, physics: Physics, axis, moments):
     """March ``spectrum`` (in place) through a slab: water passed, share of protons left."""
-    material = override_material(shifter.material)
-    coefficients = material_coefficients(
-        [material], physics.i_water_ev, physics.scattering, physics.nuclear
-    )[0]
-    n = max(int(np.ceil(shifter.thickness_mm / SHIFTER_CELL_MM)), 1)
-    mass = material.density_g_cm3 * shifter.thickness_mm / n
-    cells = np.tile(mass * coefficients, (n, 1))
+    cells = shifter_cells(shifter, physics)
+    n = len(cells)
     stations, scatter = np.zeros((n + 1, fp.N_STATION)), np.zeros((n, 2))
     groups = len(spectrum)
     passed = fp.march(
@@ -120,7 +115,18 @@ def _through(shifter, spectrum, found: Spectrum, physics: Physics, axis, moments
     return float(stations[passed, fp.S_MM]), float(stations[passed, fp.SURVIVING])
 
 
-def _released(secondaries: SecondaryDose | None) -> np.ndarray:
+def shifter_cells(shifter: RangeShifter, physics: Physics) -> np.ndarray:
+    """A range shifter's material along the beam, (n_cells, N_COEFFICIENTS)."""
+    material = override_material(shifter.material)
+    coefficients = material_coefficients(
+        [material], physics.i_water_ev, physics.scattering, physics.nuclear
+    )[0]
+    n = max(int(np.ceil(shifter.thickness_mm / SHIFTER_CELL_MM)), 1)
+    mass = material.density_g_cm3 * shifter.thickness_mm / n
+    return np.tile(mass * coefficients, (n, 1))
+
+
+def released_columns(secondaries: SecondaryDose | None) -> np.ndarray:
     """Cumulative MeV by width, then of protons, then their LET product; one column each."""
     if secondaries is None:
         return np.zeros((2, 0))

@@ -22,7 +22,7 @@ from engine.dose.yoda.coefficients import material_coefficients
 from engine.dose.yoda.layers import Layer, Physics, layer_of
 from engine.dose.yoda.range_axis import INVERSE_LOG, STEP_MM
 from engine.dose.yoda.splitting import RingScheme, scheme
-from engine.dose.yoda.spots import Split, SpotAxis, lever_mm, split, split_depth, spot_axis
+from engine.dose.yoda.spots import Split, SpotAxis, lever_mm, split, split_station, spot_axis
 from engine.geometry.coordinates import BeamFrame, beam_frame
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import Scenario
@@ -74,6 +74,7 @@ class Solved:
     stations: np.ndarray  # (n_unique, n_cells + 1, N_STATION)
     which: np.ndarray
     share: np.ndarray  # (n_unique,) of the protons
+    n_passed: int  # cells that primaries reach
     n_cells: int  # behind these there is no dose
 
     @property
@@ -207,16 +208,14 @@ class Setup:
         if len(parts.weight) == 1:
             return center
         found = self.solve(center, layer, counted=False)
-        scatter = np.zeros(len(air))
-        scatter[1:-1] = 0.5 * (found.solved[0, 1:, CORE_SCATTER] + found.solved[0, :-1, CORE_SCATTER])
+        scatter = np.concatenate([found.solved[0, :, CORE_SCATTER], [0.0]])
+        scatter[1:-1] = _middles(scatter[:-1])
         scatter[-1] = scatter[-2]
         variance = air + scatter
         cells = self._cells(axis, parts, np.sqrt(variance))
-        at = split_depth(cells[:, : found.n_cells, fp.C], parts.weight)
+        at = split_station(cells[:, : found.n_passed, fp.C], parts, variance)
         lever = lever_mm(variance, at)
-        return Traced(
-            axis, parts, air, lever, self._cells(axis, parts, lever), self.cell_mm
-        )
+        return Traced(axis, parts, air, lever, self._cells(axis, parts, lever), self.cell_mm)
 
     def _cells(self, axis: SpotAxis, parts: Split, lever: np.ndarray) -> np.ndarray:
         """Materials along the rays of beamlets, (n, n_cells, N_COEFFICIENTS)."""
@@ -256,7 +255,9 @@ class Setup:
         if layer.secondaries is not None:  # they go on
             end = (len(released) - 1) / layer.released_per_mm
             last = max(last, int(np.searchsorted(share @ stations[:, :, fp.WATER_MM], end)))
-        return Solved(solved, stations, which, share, min(max(last, 2), n_cells))
+        return Solved(
+            solved, stations, which, share, int(passed.max()), min(max(last, 2), n_cells)
+        )
 
     def voxels(self, traced: Traced, layer: Layer, solved: Solved, kind: int) -> Voxels:
         """One kind of dose in all voxels that the spot reaches, per proton."""

@@ -42,15 +42,24 @@ def incoming(
     width = max(2 * STEP_MM * round(spread / groups_per_sigma / (2 * STEP_MM)), LEAST_WIDTH_MM)
     n = int(np.ceil(2.0 * window_sigmas * spread / width)) + 1
     lowest = mean_mm - 0.5 * n * width
+    coefficients = projected(energy_mev, energy_std_mev, axis, lowest, width, n)
+    return Spectrum(lowest, width, coefficients, mean_mm)
+
+
+def projected(
+    energy_mev: float, energy_std_mev: float, axis: RangeAxis, lowest_mm: float, width_mm: float,
+    n: int,
+) -> np.ndarray:  # fmt: skip
+    """Coefficients (n, 3) of a Gaussian of energies on given groups."""
     u = (np.arange(QUANTILES) + 0.5) / QUANTILES * 12.0 - 6.0
     weight = np.exp(-0.5 * u * u)
     energies = energy_mev + energy_std_mev * u
     weight = np.where(energies > 0.1, weight, 0.0)
-    ranges = csda_range_mm(np.maximum(energies, 0.1), medium)
-    place = (ranges - lowest) / width
+    ranges = csda_range_mm(np.maximum(energies, 0.1), water(axis.i_water_ev))
+    place = (ranges - lowest_mm) / width_mm
     group = np.clip(place.astype(int), 0, n - 1)
     xi = 2.0 * (place - group) - 1.0
     weight /= weight.sum()
     powers = np.stack([np.ones_like(xi), 3.0 * xi, 5.0 * (1.5 * xi * xi - 0.5)])
-    coefficients = [np.bincount(group, weight * p, n) / width for p in powers]
-    return Spectrum(lowest, width, np.ascontiguousarray(np.array(coefficients).T), mean_mm)
+    coefficients = [np.bincount(group, weight * p, n) / width_mm for p in powers]
+    return np.ascontiguousarray(np.array(coefficients).T)

@@ -14,6 +14,7 @@ from engine.patient.grid import Grid
 # two, at this distance in its own σ.
 TURN_RAD = 0.13
 PAIR_SIGMAS = 0.3
+LEAST_DIFFERENCE_MM2 = 1e-9  # of water across a spot: below, all beamlets see the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,28 +92,34 @@ def split(scheme: RingScheme) -> Split:
 def lever_mm(variance: np.ndarray, split_at: int) -> np.ndarray:
     """Lever of a spot's beamlets from the variance of its core at stations (n,), mm.
 
-    Up to the station of splitting, protons keep their place relative to the others, so that
-    beamlets widen with the spot; from there they fly straight, with the mean angle of where they
-    are, and scatter each for itself. Matter that differs across the spot is told apart best if it
-    lies near the splitting.
+    Up to the station of splitting it is σ: protons keep their place among the others, so that as
+    many pass through every matter as do. From there they fly straight on, with the mean angle of
+    where they are, and each beamlet widens by its own scatter.
     """
-    sigma = np.sqrt(variance)
-    if split_at >= len(sigma) - 1:
-        return sigma
-    before = max(split_at - 1, 0)
-    slope = (sigma[split_at + 1] - sigma[before]) / (split_at + 1 - before)
-    lever = sigma.copy()
-    lever[split_at:] = sigma[split_at] + slope * np.arange(len(sigma) - split_at)
-    return lever
+    half_slope = 0.5 * np.gradient(variance)
+    away = split_at - np.arange(len(variance))
+    behind = np.sqrt(variance[split_at]) - half_slope[split_at] * away / np.sqrt(variance[split_at])
+    return np.where(away > 0, np.sqrt(variance), behind)
 
 
-def split_depth(water: np.ndarray, weight: np.ndarray) -> int:
-    """The cell around which matter differs most across a spot: where to split it.
+def split_station(water: np.ndarray, parts: Split, variance: np.ndarray) -> int:
+    """The station at which to split a spot whose beamlets pass ``water`` (n, n_cells) in cells.
 
-    ``water`` (n, n_cells) is what beamlets pass in each cell. The mean over cells, by the variance
-    over beamlets; 0 where nothing differs.
+    An edge in matter, seen at a depth of splitting behind it, is blurred by the scatter in between:
+    a proton's place z tells its place at the edge with the variance V_e (1 − ρ²), ρ being the
+    correlation of both. Beamlets of finite width blur it too. The two are the same, and the edge
+    as sharp as it is, where 1/ρ² − 1 is the beamlets' variance in units of the spot's. Matter of
+    many edges counts as one in the middle of all, by the variance over beamlets.
     """
-    mean = weight @ water
-    differs = weight @ (water - mean) ** 2
+    mean = parts.weight @ water
+    differs = parts.weight @ (water - mean) ** 2
     total = float(differs.sum())
-    return int(round(float(differs @ np.arange(len(differs))) / total)) if total > 1e-9 else 0
+    if total < LEAST_DIFFERENCE_MM2:
+        return 0
+    edge = int(round(float(differs @ np.arange(len(differs))) / total))
+    behind = variance[edge : len(differs) + 1]
+    covariance = variance[edge] + 0.5 * np.gradient(variance)[edge] * np.arange(len(behind))
+    correlation2 = covariance**2 / (variance[edge] * behind)
+    beamlet = float(parts.weight @ (1.0 - parts.narrower))
+    loose = np.flatnonzero(correlation2 * (1.0 + beamlet) < 1.0)
+    return edge + int(loose[0] if len(loose) else len(behind) - 1)
