@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from engine.dose.monte_carlo.simulation import Progress
+    from engine.dose.progress import Progress
 
 LINE_EVERY_S = 10.0  # of progress in a log
 PACKAGES = ("ptenv", "numpy", "scipy", "numba", "gymnasium", "stable-baselines3", "torch")
@@ -51,7 +51,7 @@ def solver_progress(total: int | None) -> Iterator[Callable[[int, float, np.ndar
 
 @contextmanager
 def dose_progress() -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, a line now and then elsewhere; yields what a Monte Carlo engine calls,
+    """A bar on a terminal, a line now and then elsewhere; yields what an engine calls,
     with a second argument that names the part of the work.
 
     For use inside a ``stage``, whose title and notes stay on lines of their own.
@@ -61,12 +61,12 @@ def dose_progress() -> Iterator[Callable[..., None]]:
 
         def show(progress: "Progress", part: str = "") -> None:
             nonlocal spoken, n_lines
-            if progress.n_histories < bar.n:  # the next part
+            if progress.done < bar.n:  # the next part
                 bar.reset()
             bar.total = progress.expected
             bar.set_description_str(part, refresh=False)
-            bar.set_postfix_str(f"histories{_so_far(progress)}", refresh=False)
-            bar.update(progress.n_histories - bar.n)
+            bar.set_postfix_str(f"{progress.unit}{_so_far(progress)}", refresh=False)
+            bar.update(progress.done - bar.n)
             if not sys.stdout.isatty() and time.perf_counter() - spoken >= LINE_EVERY_S:
                 print(f"\n  {_line(part, progress)}", end="", flush=True)
                 spoken, n_lines = time.perf_counter(), n_lines + 1
@@ -79,8 +79,8 @@ def dose_progress() -> Iterator[Callable[..., None]]:
 
 
 def _line(part: str, progress: "Progress") -> str:
-    done, expected = progress.n_histories, max(progress.expected, 1)
-    of = f"{amount(done)} of {amount(expected)} histories ({100 * done // expected} %)"
+    done, expected = progress.done, max(progress.expected, 1)
+    of = f"{amount(done)} of {amount(expected)} {progress.unit} ({100 * done // expected} %)"
     return f"{part}: {of}{_so_far(progress)}" if part else f"{of}{_so_far(progress)}"
 
 

@@ -46,6 +46,8 @@ CASES = {  # engine: its arguments, what it treats, the noise of two doses (rms,
     ),
     "PencilBeamEngine": (dict, proton_case, 0.0),
     "PhotonSvdEngine": (dict, photon_case, 0.0),
+    # a matrix gathers its smallest entries
+    "YodaEngine": (lambda: dict(influence_scheme="1+6+6+12+12+24"), proton_case, 0.005),
 }  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from engine.dose.influence import InfluenceMatrix
 from engine.dose.monte_carlo._histories import spots_block
 from engine.dose.monte_carlo._random import mixed, normal_quantiles
 from engine.dose.monte_carlo.records import Records
-from engine.dose.monte_carlo.simulation import LEAST_DENSITY_G_CM3, Progress, Setup
+from engine.dose.monte_carlo.simulation import LEAST_DENSITY_G_CM3, Setup
+from engine.dose.progress import Progress
 from engine.errors import PhysicsWarning
 from engine.geometry.plan import Plan
 from engine.parallel import run_blocks, threads
@@ -50,7 +51,7 @@ def influence_columns(
         run_blocks(compute, n_blocks, first_cut)
         if progress is not None:
             done = cuts[min(first_cut + n_blocks, len(found))] * histories_per_spot
-            progress(Progress(done, n_spots * histories_per_spot, float("nan")))
+            progress(Progress(done, n_spots * histories_per_spot))
     _warn_of_empty(found, n_spots)
     return _joined(setup, plan, voxels, found)
 

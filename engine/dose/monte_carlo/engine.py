@@ -29,13 +29,13 @@ from engine.dose.influence import InfluenceMatrix
 from engine.dose.monte_carlo.columns import influence_columns
 from engine.dose.monte_carlo.simulation import (
     MAX_HISTORIES,
-    Progress,
     Setup,
     Simulated,
     StopAt,
     simulate,
 )
 from engine.dose.monte_carlo.tables import Processes
+from engine.dose.progress import Progress
 from engine.dose.voxels import body_voxels, checked_voxels
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import NOMINAL, Scenario

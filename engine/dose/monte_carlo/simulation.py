@@ -12,6 +12,7 @@ from engine.dose.monte_carlo._transport import QUANTA_PER_MEV, Physics
 from engine.dose.monte_carlo.records import Records
 from engine.dose.monte_carlo.source import beams_of, spot_rows
 from engine.dose.monte_carlo.tables import Processes, physics_tables
+from engine.dose.progress import Progress
 from engine.errors import PhysicsWarning
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import Scenario
@@ -28,15 +29,6 @@ GROWTH = 4.0  # of the number of histories from one look at the uncertainty to t
 HIGH_DOSE = 0.5  # of the maximum: voxels whose uncertainty counts
 LEAST_DENSITY_G_CM3 = 0.05  # thinner voxels, air, see too few collisions to judge by
 GOLDEN = 0.6180339887498949  # times the seed, modulo 1: sequences of spots start far apart
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a dose is: histories done and expected in all, uncertainty so far (NaN: unknown)."""
-
-    n_histories: int
-    expected: int
-    uncertainty_percent: float
 
 
 @dataclass(frozen=True)
@@ -151,7 +143,7 @@ def _advance(
         if progress is not None:
             now = tally.uncertainty_percent()
             expected = stop.n_histories or _expected(tally.n_histories, now, stop)
-            progress(Progress(tally.n_histories, expected, now))
+            progress(Progress(tally.n_histories, expected, uncertainty_percent=now))
 
 
 def _expected(n: int, uncertainty: float, stop: StopAt) -> int:

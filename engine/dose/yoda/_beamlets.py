@@ -151,67 +151,71 @@ def _sum_beamlets(low, high, t, x, y):
 
 
 @njit(**FAST)
-def _sum_wide(low, high, t, r2):
-    """The same for Gaussians around the spot's own axis, (2, n): amplitude and ½/variance."""
-    total = np.float32(0.0)
-    one = np.float32(1.0) - t
-    for b in range(low.shape[1]):
-        narrow = one * low[1, b] + t * high[1, b]
-        total += (one * low[0, b] + t * high[0, b]) * _falls(r2 * narrow)
-    return total
+def radial_block(block, cuts, wide, step_mm, out):
+    """Sums of Gaussians around the axis at radii ``step_mm`` · (0, 1, …), (n_cells, n_radii).
+
+    ``wide`` (n_cells, 2, J) float32 are amplitudes and ½/variances; cells of one block.
+    """
+    for m in range(cuts[block], cuts[block + 1]):
+        for i in range(out.shape[1]):
+            r2 = np.float32(i * i) * step_mm * step_mm
+            total = np.float32(0.0)
+            for j in range(wide.shape[2]):
+                total += wide[m, 0, j] * _falls(r2 * wide[m, 1, j])
+            out[m, i] = total
 
 
 @njit(**OPTIONS)
 def deposit_block(
-    block, cuts, row, first, count, offset, axes, shape, spacing, cell_mm, n_cells, beamlets, wide,
-    reach2, split, factors, out,
+    block, cuts, row, first, count, offset, axes, shape, spacing, cell_mm, n_cells, beamlets,
+    radial, radial_per_mm, reach2, points, factors, out,
 ):  # fmt: skip
-    """Values at the voxels of the runs of one block, in order, averaged over ``split`` points each.
+    """Values at the voxels of the runs of one block, in order, averaged over points in each.
 
-    ``axes`` (4, 3) are start, two lateral axes and direction; ``beamlets`` (n_depths, 6, n) and
-    ``wide`` (n_depths, 2, n_wide) hold at the middle of every cell; ``reach2`` (n_depths,) bounds
-    the beamlets. ``factors`` is (density, material, c, d, h): what turns dose to water to dose to
-    medium, of shapes (n_voxels,), (n_voxels,), (n_materials,) twice, (n_depths,).
+    ``axes`` (4, 3) are start, two lateral axes and direction; ``points`` (n_points, 3) are offsets
+    along the lateral axes in mm and along the direction in cells; ``beamlets`` (n_depths, 6, n) and
+    ``radial`` (n_depths, n_radii), which is symmetric around the axis, hold at the middle of every
+    cell; ``reach2`` (n_depths,) bounds the beamlets. ``factors`` is (density, material, c, d, h),
+    what turns dose to water into dose to medium: of shapes (n_voxels,), (n_voxels,),
+    (n_materials,) twice, (n_depths,).
     """
     ny = shape[1]
     density, material, factor_c, factor_d, h = factors
     inverse = 1.0 / cell_mm
-    n_sub = split[0] * split[1] * split[2]
-    share = 1.0 / n_sub
+    n_points = points.shape[0]
+    share = 1.0 / n_points
+    last = n_cells - 0.5
     for r in range(cuts[block], cuts[block + 1]):
         k, j = row[r] // ny, row[r] % ny
-        base = row[r] * shape[2]
-        for i in range(first[r], first[r] + count[r]):
-            voxel = base + i
-            place = offset[r] + i - first[r]
-            out[place] = 0.0
+        y, z = j * spacing[1] - axes[0, 1], k * spacing[2] - axes[0, 2]
+        for i in range(count[r]):
+            voxel = row[r] * shape[2] + first[r] + i
+            out[offset[r] + i] = 0.0
             if density[voxel] <= 0.0:
                 continue
+            x = (first[r] + i) * spacing[0] - axes[0, 0]
+            u = x * axes[1, 0] + y * axes[1, 1] + z * axes[1, 2]
+            v = x * axes[2, 0] + y * axes[2, 1] + z * axes[2, 2]
+            depth = (x * axes[3, 0] + y * axes[3, 1] + z * axes[3, 2]) * inverse
             total = 0.0
-            for sub in range(n_sub):
-                a = sub % split[0]
-                b = (sub // split[0]) % split[1]
-                c = sub // (split[0] * split[1])
-                px = (i + (a + 0.5) / split[0] - 0.5) * spacing[0] - axes[0, 0]
-                py = (j + (b + 0.5) / split[1] - 0.5) * spacing[1] - axes[0, 1]
-                pz = (k + (c + 0.5) / split[2] - 0.5) * spacing[2] - axes[0, 2]
-                z = (px * axes[3, 0] + py * axes[3, 1] + pz * axes[3, 2]) * inverse - 0.5
-                if z < -0.5 or z > n_cells - 0.5:
+            for s in range(n_points):
+                at = depth + points[s, 2] - 0.5
+                if at < -0.5 or at > last:
                     continue
-                low = min(max(int(math.floor(z)), 0), n_cells - 2)
-                t = np.float32(min(max(z - low, 0.0), 1.0))
-                x = np.float32(px * axes[1, 0] + py * axes[1, 1] + pz * axes[1, 2])
-                y = np.float32(px * axes[2, 0] + py * axes[2, 1] + pz * axes[2, 2])
-                r2 = x * x + y * y
-                value = _sum_wide(wide[low], wide[low + 1], t, r2)
+                low = min(max(int(at), 0), n_cells - 2)
+                t = np.float32(min(max(at - low, 0.0), 1.0))
+                pu, pv = np.float32(u + points[s, 0]), np.float32(v + points[s, 1])
+                r2 = pu * pu + pv * pv
+                radius = np.sqrt(r2) * radial_per_mm
+                q = int(radius)
+                if q < radial.shape[1] - 1:
+                    f = radius - np.float32(q)
+                    near = radial[low, q] + f * (radial[low, q + 1] - radial[low, q])
+                    far = radial[low + 1, q] + f * (radial[low + 1, q + 1] - radial[low + 1, q])
+                    total += near + t * (far - near)
                 if r2 <= reach2[low]:
-                    value += _sum_beamlets(beamlets[low], beamlets[low + 1], t, x, y)
-                total += value
+                    total += _sum_beamlets(beamlets[low], beamlets[low + 1], t, pu, pv)
             if factor_c.shape[0] > 0:
                 m = material[voxel]
-                z = (i * spacing[0] - axes[0, 0]) * axes[3, 0]
-                z += (j * spacing[1] - axes[0, 1]) * axes[3, 1]
-                z += (k * spacing[2] - axes[0, 2]) * axes[3, 2]
-                at = min(max(int(z * inverse), 0), n_cells - 1)
-                total *= factor_c[m] + factor_d[m] * h[at]
-            out[place] = total * share
+                total *= factor_c[m] + factor_d[m] * h[min(max(int(depth), 0), n_cells - 1)]
+            out[offset[r] + i] = total * share

@@ -123,6 +123,33 @@ def add_runs(row, first, count, offset, values, nx, factor, volume):
 
 
 @njit(**OPTIONS)
+def take_runs(row, first, count, nx, volume, rows, least, n, out_row, out_gy):
+    """Empty runs of a volume into entries from the ``n``-th on; returns how many there are then.
+
+    Values below ``least`` are gathered until they come to that.
+    """
+    gathered = 0.0
+    for r in range(row.shape[0]):
+        place = row[r] * nx + first[r]
+        for i in range(count[r]):
+            value = volume[place + i]
+            volume[place + i] = 0.0
+            if value <= 0.0:
+                continue
+            if value < least:
+                gathered += value
+                if gathered < least:
+                    continue
+                value = least
+                gathered -= least
+            if rows[place + i] >= 0:
+                out_row[n] = rows[place + i]
+                out_gy[n] = value
+                n += 1
+    return n
+
+
+@njit(**OPTIONS)
 def deposits(stations, surviving, released, released_per_mm, solved):
     """What is left per mm of water in each cell; in vacuum, what would be left in matter there."""
     known, n_columns = -1, released.shape[1]

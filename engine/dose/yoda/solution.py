@@ -1,10 +1,12 @@
 """Spots of a plan one by one: traced, solved, and their dose left in voxels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from engine.dose.influence import InfluenceMatrix
+from engine.dose.progress import Progress
 from engine.dose.yoda import _beamlets as kernels
 from engine.dose.yoda import _fokker_planck as fp
 from engine.dose.yoda._solve import (
@@ -17,12 +19,21 @@ from engine.dose.yoda._solve import (
     add_runs,
     pack,
     solve_block,
+    take_runs,
 )
 from engine.dose.yoda.coefficients import material_coefficients
 from engine.dose.yoda.layers import Layer, Physics, layer_of
 from engine.dose.yoda.range_axis import INVERSE_LOG, STEP_MM
 from engine.dose.yoda.splitting import RingScheme, scheme
-from engine.dose.yoda.spots import Split, SpotAxis, lever_mm, split, split_station, spot_axis
+from engine.dose.yoda.spots import (
+    Split,
+    SpotAxis,
+    drift,
+    lever_mm,
+    split,
+    split_station,
+    spot_axis,
+)
 from engine.geometry.coordinates import BeamFrame, beam_frame
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import Scenario
@@ -37,7 +48,11 @@ from engine.physics.moliere import lever_tables, mixture_table
 GY_MM3_PER_MEV = 1e3 * GY_G_PER_MEV  # of a MeV in a mm³ of water
 CORE_SIGMAS, TAIL_SIGMAS, WIDE_SIGMAS = 4.5, 3.5, 3.5  # beyond which Gaussians are left out
 SUB_VOXEL_SIGMAS = 1.3  # a voxel is averaged over points no farther apart
+RADIUS_STEP_SIGMAS = 0.25  # of the narrowest: linear in between, to 1 % of what is wide
 N_BLOCKS = 16
+NOWHERE = -1
+# Where the water before beamlets spreads by no more than this many mm, so few beamlets are enough.
+FEWER = ((0.1, "1"), (0.5, "1+6+6+12"))
 STRETCH = (0.3, 5.0)  # of the secondaries' widths, for density: limits
 
 
@@ -64,6 +79,7 @@ class Traced:
     lever: np.ndarray  # (n_cells + 1,) mm, see ``Split``
     cells: np.ndarray  # (n, n_cells, N_COEFFICIENTS)
     cell_mm: float
+    share: float = 1.0  # of the spot's protons
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +99,12 @@ class Solved:
         return np.einsum("b,bnk->kn", self.share, self.solved[:, : self.n_cells])
 
     @property
+    def scatter_mm2(self) -> np.ndarray:
+        """Variance of the core by scattering at stations, mean of the beamlets, (n_all + 1,)."""
+        middle = self.share @ self.solved[:, :, CORE_SCATTER]
+        return np.concatenate([[0.0], _middles(middle), middle[-1:]])
+
+    @property
     def water_mm(self) -> np.ndarray:
         """Water passed at stations, mean of the beamlets, (n_cells + 1,)."""
         return self.share @ self.stations[:, : self.n_cells + 1, fp.WATER_MM]
@@ -97,9 +119,37 @@ class Voxels:
     count: np.ndarray
     offset: np.ndarray  # (n_runs + 1,)
     values: np.ndarray
+    share: float  # of the spot's protons
 
-    def add_to(self, volume: np.ndarray, nx: int, factor: float) -> None:
-        add_runs(self.row, self.first, self.count, self.offset, self.values, nx, factor, volume)
+    def add_to(self, volume: np.ndarray, nx: int, weight: float) -> None:
+        add_runs(
+            self.row, self.first, self.count, self.offset, self.values, nx, weight * self.share,
+            volume,
+        )  # fmt: skip
+
+
+def kept_entries(
+    parts: Sequence[Voxels], volume: np.ndarray, nx: int, cutoff: float, rows: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    """Rows and Gy of a spot's entries, ascending, and its largest.
+
+    What is smaller than ``cutoff`` of the largest is summed up along the voxels' order, and left as
+    an entry of that size wherever so much has come together: sums stay right, within millimeters.
+    ``volume`` (n_voxels,) holds zeros, and does so again; ``rows`` (n_voxels,) is −1 for voxels
+    that nobody asks for.
+    """
+    for part in parts:
+        part.add_to(volume, nx, 1.0)
+    room = sum(int(part.offset[-1]) for part in parts)
+    row, gy = np.empty(room, np.uint32), np.empty(room, np.float32)
+    top = max((float(part.values.max(initial=0.0)) * part.share for part in parts), default=0.0)
+    n = 0
+    for part in parts:  # voxels of the first are zeros for the second
+        n = take_runs(
+            part.row, part.first, part.count, nx, volume, rows, cutoff * top, n, row, gy
+        )
+    order = np.argsort(row[:n], kind="stable") if len(parts) > 1 else slice(None)
+    return (row[:n][order].copy(), gy[:n][order].copy()), top
 
 
 @dataclass(eq=False)
@@ -139,15 +189,19 @@ class Setup:
             float(cell_mm), to_medium, frames,
         )  # fmt: skip
 
-    def dose(self, quantities: Sequence[str]) -> dict[str, np.ndarray]:
+    def dose(
+        self, quantities: Sequence[str], progress: Callable[[Progress], None] | None = None
+    ) -> dict[str, np.ndarray]:
         """Quantities of the whole plan (nz, ny, nx) float32."""
         kinds = [DOSE] * ("dose" in quantities) + [PROTON_DOSE, LET_DOSE] * ("letd" in quantities)
         sums = {kind: np.zeros(self.grid.size) for kind in kinds}
-        for spot in np.flatnonzero(self.plan.weights > 0.0):
+        spots = np.flatnonzero(self.plan.weights > 0.0)
+        for done, spot in enumerate(spots, 1):
             weight = float(self.plan.weights[spot])
             for part in self.solutions(int(spot)):
                 for kind, volume in sums.items():
                     self.voxels(*part, kind).add_to(volume, self.grid.shape[2], weight)
+            _tell(progress, done, len(spots))
         found = {"dose": sums.get(DOSE)}
         if "letd" in quantities:
             protons = sums[PROTON_DOSE]
@@ -156,12 +210,42 @@ class Setup:
             )
         return {q: found[q].astype(np.float32).reshape(self.grid.shape) for q in quantities}
 
+    def influence(
+        self, voxels: np.ndarray, cutoff: float, progress: Callable[[Progress], None] | None = None
+    ) -> InfluenceMatrix:
+        """Gy per particle in ``voxels`` (n_rows,); entries below ``cutoff`` of a spot's largest are
+        gathered, see ``kept_entries``."""
+        rows = np.full(self.grid.size, NOWHERE, np.int32)
+        rows[voxels] = np.arange(len(voxels), dtype=np.int32)
+        n_spots = self.plan.n_spots
+        starts, tops = np.zeros(n_spots + 1, np.int64), np.zeros(n_spots, np.float32)
+        found = []
+        volume = np.zeros(self.grid.size, np.float32)
+        for spot in range(n_spots):
+            parts = [self.voxels(*part, DOSE) for part in self.solutions(spot)]
+            entries, tops[spot] = kept_entries(parts, volume, self.grid.shape[2], cutoff, rows)
+            found.append(entries)
+            starts[spot + 1] = starts[spot] + len(entries[0])
+            _tell(progress, spot + 1, n_spots)
+        beam_starts = np.searchsorted(self.plan.spot_beam, np.arange(len(self.plan.beams) + 1))
+        return InfluenceMatrix.from_columns(
+            self.grid, voxels, beam_starts, starts, np.concatenate([r for r, _ in found]),
+            np.concatenate([gy for _, gy in found]), tops,
+        )  # fmt: skip
+
     def solutions(self, spot: int) -> Iterator[tuple[Traced, Layer, Solved]]:
         """The parts of a spot: the main Gaussian of its phase space, and a second one if any."""
-        traced, layer = self.trace(spot)
-        yield traced, layer, self.solve(traced, layer)
+        layer, axis = self.layer(spot), self.axis(spot)
+        t = axis.t_mm + self.cell_mm * np.arange(self._n_cells(axis) + 1)
+        for share, (a0, a1, a2), parts in self._gaussians(spot, layer):
+            air = a0 + t * (a1 + t * a2)
+            traced = self._traced(axis, layer, air, parts, share)
+            if not traced.cells[:, :, fp.C].any():
+                raise ValueError(self._misses(spot))
+            yield traced, layer, self.solve(traced, layer)
 
     def layer(self, spot: int) -> Layer:
+        """What a spot's energy and range shifter make of its protons before the patient."""
         plan = self.plan
         beam = plan.beams[plan.spot_beam[spot]]
         shifter = beam.range_shifter and plan.machine.range_shifter(beam.range_shifter)
@@ -170,26 +254,38 @@ class Setup:
             beam.shifter_exit_mm, beam.air_gap_mm,
         )  # fmt: skip
 
-    def trace(self, spot: int) -> tuple[Traced, Layer]:
-        plan = self.plan
+    def axis(self, spot: int) -> SpotAxis:
+        """A spot's axis from where it enters the grid."""
+        plan, machine = self.plan, self.plan.machine
         b = int(plan.spot_beam[spot])
-        beam, machine, layer = plan.beams[b], plan.machine, self.layer(spot)
+        exit_mm = plan.beams[b].shifter_exit_mm if plan.beams[b].range_shifter else None
+        upstream = -machine.nozzle_to_isocenter_mm if exit_mm is None else exit_mm
         sources = machine.virtual_sources_mm or (machine.virtual_source_mm,) * 2
-        upstream = -machine.nozzle_to_isocenter_mm
-        if beam.range_shifter is not None:
-            upstream = float(beam.shifter_exit_mm)
         u, v = float(plan.u_mm[spot]), float(plan.v_mm[spot])
         axis = spot_axis(self.frames[b], sources, u, v, self.medium.grid, upstream)
         if axis is None:
             raise ValueError(self._misses(spot))
-        n_cells = max(int(np.ceil(axis.length_mm / self.cell_mm)), 2)
-        a0, a1, a2 = layer.air_variance
-        t = axis.t_mm + self.cell_mm * np.arange(n_cells + 1)
-        air = a0 + t * (a1 + t * a2)
-        traced = self._traced(axis, layer, air)
-        if not traced.cells[:, :, fp.C].any():
-            raise ValueError(self._misses(spot))
-        return traced, layer
+        return axis
+
+    def _n_cells(self, axis: SpotAxis) -> int:
+        return max(int(np.ceil(axis.length_mm / self.cell_mm)), 2)
+
+    def _gaussians(self, spot: int, layer: Layer) -> Iterator[tuple]:
+        """Share of the protons, variance in air and beamlets of each Gaussian of a spot."""
+        machine, index = self.plan.machine, int(self.plan.spot_energy[spot])
+        more = machine.second_gaussian
+        share = 0.0 if more is None else float(more.weight[index])
+        if share < 1.0:
+            yield 1.0 - share, layer.air_variance, split(self.scheme)
+        if share > 0.0:  # what a range shifter adds is the same for both
+            moments = more.variance_mm2, more.covariance_mm_rad, more.angle_variance_rad2
+            first = (
+                machine.nozzle_variance_mm2, machine.nozzle_covariance_mm_rad,
+                machine.nozzle_angle_variance_rad2,
+            )  # fmt: skip
+            apart = [float(m[index] - f[index]) for m, f in zip(moments, first)]
+            added = drift(*apart, machine.nozzle_to_isocenter_mm)
+            yield share, tuple(np.add(layer.air_variance, added)), split(scheme("1"))
 
     def _misses(self, spot: int) -> str:
         plan = self.plan
@@ -199,23 +295,38 @@ class Setup:
             f"{beam.gantry_deg:g}°) misses the patient; check isocenter and angles, or remove it."
         )
 
-    def _traced(self, axis: SpotAxis, layer: Layer, air: np.ndarray) -> Traced:
-        """Beamlets split at the depth around which matter differs most across the spot."""
-        parts, alone = split(self.scheme), split(scheme("1"))
+    def _traced(
+        self, axis: SpotAxis, layer: Layer, air: np.ndarray, parts: Split, share: float
+    ) -> Traced:
+        """The materials along beamlets, split as finely and as deep as what lies ahead asks for."""
+        alone = split(scheme("1"))
         center = Traced(
-            axis, alone, air, air, self._cells(axis, alone, air), self.cell_mm
-        )
+            axis, alone, air, air, self._cells(axis, alone, air), self.cell_mm, share
+        )  # fmt: skip
         if len(parts.weight) == 1:
             return center
         found = self.solve(center, layer, counted=False)
-        scatter = np.concatenate([found.solved[0, :, CORE_SCATTER], [0.0]])
-        scatter[1:-1] = _middles(scatter[:-1])
-        scatter[-1] = scatter[-2]
-        variance = air + scatter
-        cells = self._cells(axis, parts, np.sqrt(variance))
-        at = split_station(cells[:, : found.n_passed, fp.C], parts, variance)
-        lever = lever_mm(variance, at)
-        return Traced(axis, parts, air, lever, self._cells(axis, parts, lever), self.cell_mm)
+        variance = air + found.scatter_mm2
+        cells = self._cells(axis, parts, np.sqrt(variance))[:, : found.n_passed, fp.C]
+        if self.adaptive:
+            wanted, parts = parts, self._fewer(parts, cells)
+            if len(parts.weight) == 1:
+                return center
+            if parts is not wanted:
+                cells = self._cells(axis, parts, np.sqrt(variance))[:, : found.n_passed, fp.C]
+        lever = lever_mm(variance, split_station(cells, parts, variance))
+        return Traced(axis, parts, air, lever, self._cells(axis, parts, lever), self.cell_mm, share)
+
+    def _fewer(self, parts: Split, water: np.ndarray) -> Split:
+        """Beamlets for the matter ahead, at most ``parts``; ``water`` (n, n_cells) is theirs."""
+        passed = np.cumsum(water, axis=1)
+        apart = passed - parts.weight @ passed
+        spread_mm = float(np.sqrt((parts.weight @ apart**2).max(initial=0.0)))
+        for limit_mm, name in FEWER:
+            fewer = split(scheme(name))
+            if spread_mm <= limit_mm and len(fewer.weight) < len(parts.weight):
+                return fewer
+        return parts
 
     def _cells(self, axis: SpotAxis, parts: Split, lever: np.ndarray) -> np.ndarray:
         """Materials along the rays of beamlets, (n, n_cells, N_COEFFICIENTS)."""
@@ -282,10 +393,11 @@ class Setup:
         run_blocks(
             kernels.deposit_block, N_BLOCKS, _cuts(len(row), N_BLOCKS), row, first, count, offset,
             np.concatenate([start[None], axis.axes]), grid.shape, spacing, cell, n_cells, beamlets,
-            wide, (reach * reach).astype(np.float32), points,
+            *_radial(wide), (reach * reach).astype(np.float32),
+            _offsets(spacing, points, axis.axes, cell),
             self._factors(layer, solved, kind), values,
         )  # fmt: skip
-        return Voxels(row, first, count, offset, values)
+        return Voxels(row, first, count, offset, values, traced.share)
 
     def _factors(self, layer: Layer, solved: Solved, kind: int) -> tuple:
         """What turns dose to water to dose to medium, or empty arrays."""
@@ -338,6 +450,11 @@ class Setup:
         return row[:n], first[:n], count[:n], offset
 
 
+def _tell(progress: Callable[[Progress], None] | None, done: int, n_spots: int) -> None:
+    if progress is not None:
+        progress(Progress(done, n_spots, "spots"))
+
+
 def _released(mean: np.ndarray, kind: int) -> np.ndarray:
     """What secondaries leave beside the axis per mm of water, by width, (J - 1, n_cells).
 
@@ -352,6 +469,17 @@ def _released(mean: np.ndarray, kind: int) -> np.ndarray:
     return parts[1:] * np.divide(of, whole, out=np.zeros(whole.size), where=whole > 0.0)
 
 
+def _radial(wide: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    """Sums of the Gaussians around the axis over radius (n_cells, n_radii), and radii per mm."""
+    if wide.shape[2] == 0:
+        return np.zeros((len(wide), 1), np.float32), np.float32(1.0)
+    sigma = 1.0 / np.sqrt(2.0 * wide[:, 1])
+    step = np.float32(RADIUS_STEP_SIGMAS * sigma.min())
+    table = np.empty((len(wide), int(WIDE_SIGMAS * sigma.max() / step) + 2), np.float32)
+    run_blocks(kernels.radial_block, N_BLOCKS, _cuts(len(wide), N_BLOCKS), wide, step, table)
+    return table, np.float32(1.0) / step
+
+
 def _stretch(s_mm: np.ndarray, cell_mm: float) -> np.ndarray:
     """Geometric over water-equivalent depth since matter began, (n_cells,)."""
     middle = 0.5 * (s_mm[1:] + s_mm[:-1])
@@ -359,6 +487,12 @@ def _stretch(s_mm: np.ndarray, cell_mm: float) -> np.ndarray:
     depth = cell_mm * (np.arange(len(middle)) + 0.5 - first)
     ratio = np.divide(depth, middle, out=np.ones(len(middle)), where=middle > cell_mm)
     return np.clip(ratio, *STRETCH)
+
+
+def _offsets(spacing: np.ndarray, points: np.ndarray, axes: np.ndarray, cell_mm: float):
+    """Where points lie in a voxel, (n, 3): along two lateral axes in mm, and along it in cells."""
+    along = [s * ((np.arange(n) + 0.5) / n - 0.5) for s, n in zip(spacing, points)]
+    return np.stack(np.meshgrid(*along), axis=-1).reshape(-1, 3) @ axes.T / [1.0, 1.0, cell_mm]
 
 
 def _reach_mm(beamlets: np.ndarray) -> np.ndarray:
@@ -372,7 +506,8 @@ def _reach_mm(beamlets: np.ndarray) -> np.ndarray:
 def _distinct(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First beamlet of every kind of materials on the axis, and the kind of each beamlet."""
     kinds: dict[bytes, int] = {}
-    which = np.array([kinds.setdefault(c.tobytes(), len(kinds)) for c in cells])
+    rounded = cells.astype(np.float32)  # rays through other voxels of the same matter are alike
+    which = np.array([kinds.setdefault(c.tobytes(), len(kinds)) for c in rounded])
     return np.array([int(np.argmax(which == k)) for k in range(len(kinds))]), which
 
 

@@ -44,6 +44,12 @@ class Split:
     narrower: np.ndarray
 
 
+def drift(place: float, cross: float, angle: float, mm: float) -> tuple[float, float, float]:
+    """a, b, c of the variance a + b t + c t² at t from a plane ``mm`` downstream of moments
+    <x²>, <xθ>, <θ²>."""
+    return place + 2.0 * mm * cross + mm * mm * angle, 2.0 * (cross + mm * angle), angle
+
+
 def spot_axis(
     frame: BeamFrame, sources_mm: tuple[float, float], u_mm: float, v_mm: float, grid: Grid,
     from_t_mm: float,

@@ -127,7 +127,7 @@ def test_a_wanted_uncertainty_is_reached_and_not_overshot(mixed, plan, wanted):
     assert found.uncertainty_percent <= wanted
     needed = found.n_histories * (found.uncertainty_percent / wanted) ** 2
     assert found.n_histories <= max(1.2 * needed, 4 * GROUP)
-    done = [p.n_histories for p in told]
+    done = [p.done for p in told]
     assert done == sorted(done) and done[-1] == found.n_histories
     assert told[-1].uncertainty_percent == found.uncertainty_percent
 
@@ -254,5 +254,5 @@ def test_progress_of_columns_is_told_up_to_the_end(mixed, plan):
     told = []
     engine = mixed.engine(histories_per_spot=50, progress=told.append)
     engine.influence(mixed.patient, plan, mixed.grid)
-    assert [p.n_histories for p in told] == sorted(p.n_histories for p in told)
+    assert [p.done for p in told] == sorted(p.done for p in told)
     assert told[-1].n_histories == told[-1].expected == 50 * plan.n_spots
