@@ -33,6 +33,7 @@ from engine.dose.yoda.spots import (
     split,
     split_station,
     spot_axis,
+    widened,
 )
 from engine.geometry.coordinates import BeamFrame, beam_frame
 from engine.geometry.plan import Plan
@@ -48,7 +49,9 @@ from engine.physics.moliere import lever_tables, mixture_table
 GY_MM3_PER_MEV = 1e3 * GY_G_PER_MEV  # of a MeV in a mm³ of water
 CORE_SIGMAS, TAIL_SIGMAS, WIDE_SIGMAS = 4.5, 3.5, 3.5  # beyond which Gaussians are left out
 SUB_VOXEL_SIGMAS = 1.3  # a voxel is averaged over points no farther apart
-RADIUS_STEP_SIGMAS = 0.25  # of the narrowest: linear in between, to 1 % of what is wide
+RADIUS_STEP_SIGMAS = 0.4  # of the narrowest: linear in between, to 2 % of what is wide
+AROUND_SIGMAS = 4.0  # within which a spot enters the grid
+ALIGNED = 0.999  # cosine to an axis of the grid
 N_BLOCKS = 16
 NOWHERE = -1
 # Where the water before beamlets spreads by no more than this many mm, so few beamlets are enough.
@@ -235,7 +238,8 @@ class Setup:
 
     def solutions(self, spot: int) -> Iterator[tuple[Traced, Layer, Solved]]:
         """The parts of a spot: the main Gaussian of its phase space, and a second one if any."""
-        layer, axis = self.layer(spot), self.axis(spot)
+        layer = self.layer(spot)
+        axis = self.axis(spot, layer)
         t = axis.t_mm + self.cell_mm * np.arange(self._n_cells(axis) + 1)
         for share, (a0, a1, a2), parts in self._gaussians(spot, layer):
             air = a0 + t * (a1 + t * a2)
@@ -254,8 +258,8 @@ class Setup:
             beam.shifter_exit_mm, beam.air_gap_mm,
         )  # fmt: skip
 
-    def axis(self, spot: int) -> SpotAxis:
-        """A spot's axis from where it enters the grid."""
+    def axis(self, spot: int, layer: Layer) -> SpotAxis:
+        """A spot's axis from where the first of its protons enter the grid."""
         plan, machine = self.plan, self.plan.machine
         b = int(plan.spot_beam[spot])
         exit_mm = plan.beams[b].shifter_exit_mm if plan.beams[b].range_shifter else None
@@ -265,7 +269,9 @@ class Setup:
         axis = spot_axis(self.frames[b], sources, u, v, self.medium.grid, upstream)
         if axis is None:
             raise ValueError(self._misses(spot))
-        return axis
+        a0, a1, a2 = layer.air_variance
+        radius = AROUND_SIGMAS * np.sqrt(a0 + axis.t_mm * (a1 + axis.t_mm * a2))
+        return widened(axis, float(radius), self.cell_mm, self.medium.grid, upstream)
 
     def _n_cells(self, axis: SpotAxis) -> int:
         return max(int(np.ceil(axis.length_mm / self.cell_mm)), 2)
@@ -300,9 +306,10 @@ class Setup:
     ) -> Traced:
         """The materials along beamlets, split as finely and as deep as what lies ahead asks for."""
         alone = split(scheme("1"))
+        lever = np.sqrt(air)
         center = Traced(
-            axis, alone, air, air, self._cells(axis, alone, air), self.cell_mm, share
-        )  # fmt: skip
+            axis, alone, air, lever, self._cells(axis, alone, lever), self.cell_mm, share
+        )
         if len(parts.weight) == 1:
             return center
         found = self.solve(center, layer, counted=False)
@@ -435,7 +442,11 @@ class Setup:
         """Points per voxel in x, y and z, (3,) int64."""
         narrowest = float(np.sqrt(1.0 - traced.split.narrower.max()) * traced.lever.min())
         spacing = np.array(self.grid.spacing_mm[::-1])
-        return np.maximum(np.ceil(spacing / (SUB_VOXEL_SIGMAS * narrowest)), 1.0).astype(np.int64)
+        points = np.maximum(np.ceil(spacing / (SUB_VOXEL_SIGMAS * narrowest)), 1.0)
+        along = np.abs(traced.axis.axes[2])
+        if along.max() > ALIGNED:  # points in the middle of cells need no interpolation
+            points[np.argmax(along)] = max(round(spacing[np.argmax(along)] / self.cell_mm), 1)
+        return points.astype(np.int64)
 
     def _runs(self, axis: SpotAxis, length_mm: float, reach_mm: float):
         """Runs of voxels around the axis, and where their values begin."""

@@ -61,20 +61,47 @@ def spot_axis(
     slope_u, slope_v = u_mm / sources_mm[0], v_mm / sources_mm[1]
     origin = frame.isocenter_mm + u_mm * frame.u_axis + v_mm * frame.v_axis
     along = frame.direction + slope_u * frame.u_axis + slope_v * frame.v_axis
-    with np.errstate(divide="ignore", invalid="ignore"):
-        a, b = (grid.lower_mm - origin) / along, (grid.upper_mm - origin) / along
-    inside = (origin >= grid.lower_mm) & (origin < grid.upper_mm)
-    low = np.where(along != 0.0, np.minimum(a, b), np.where(inside, -np.inf, np.inf))
-    high = np.where(along != 0.0, np.maximum(a, b), np.where(inside, np.inf, -np.inf))
-    enter, leave = max(float(low.max()), from_t_mm), float(high.min())
-    if not leave > enter:
-        return None
     stretch = float(np.linalg.norm(along))
     direction = along / stretch
+    enter, leave = _through_box(grid, origin, direction)
+    enter = max(enter, from_t_mm * stretch)
+    if not leave > enter:
+        return None
     lateral = frame.u_axis - (frame.u_axis @ direction) * direction
     lateral /= np.linalg.norm(lateral)
     axes = np.stack([lateral, np.cross(direction, lateral), direction])
-    return SpotAxis(origin + enter * along, axes, enter, (leave - enter) * stretch)
+    return SpotAxis(origin + enter * direction, axes, enter / stretch, leave - enter)
+
+
+def widened(
+    axis: SpotAxis, radius_mm: float, step_mm: float, grid: Grid, from_t_mm: float
+) -> SpotAxis:
+    """The axis from where anything within a radius of it enters, and to where the last leaves.
+
+    It begins whole steps before, still not upstream of ``from_t_mm``.
+    """
+    corners = radius_mm * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) @ axis.axes[:2]
+    found = [_through_box(grid, axis.start_mm + corner, axis.axes[2]) for corner in corners]
+    met = [(enter, leave) for enter, leave in found if leave > max(enter, 0.0)]
+    if not met:
+        return axis
+    earliest = min(0.0, *(enter for enter, _ in met))
+    n_before = int(min(np.ceil(-earliest / step_mm - 1e-6), (axis.t_mm - from_t_mm) // step_mm))
+    before = max(n_before, 0) * step_mm
+    length = before + max(axis.length_mm, *(leave for _, leave in met))
+    return SpotAxis(
+        axis.start_mm - before * axis.axes[2], axis.axes, axis.t_mm - before, length
+    )  # fmt: skip
+
+
+def _through_box(grid: Grid, origin: np.ndarray, direction: np.ndarray) -> tuple[float, float]:
+    """Where a line enters and leaves a grid's box, mm from its origin; ∞ and −∞ if never."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a, b = (grid.lower_mm - origin) / direction, (grid.upper_mm - origin) / direction
+    inside = (origin >= grid.lower_mm) & (origin < grid.upper_mm)
+    low = np.where(direction != 0.0, np.minimum(a, b), np.where(inside, -np.inf, np.inf))
+    high = np.where(direction != 0.0, np.maximum(a, b), np.where(inside, np.inf, -np.inf))
+    return float(low.max()), float(high.min())
 
 
 @lru_cache
