@@ -53,9 +53,9 @@ def final_engine(
             "matrix's α and √β; leave final_dose out and take dose=pencil_beam, or plan with "
             "quantity=constant_rbe."
         )
-    if letd and not hasattr(final, "simulate"):
+    if letd and "letd" not in getattr(final, "quantities", ()):
         raise ValueError(
-            "letd=true needs a final dose by an engine that follows particles; add "
+            "letd=true needs a final dose by an engine that knows spectra; add final_dose=yoda or "
             "final_dose=monte_carlo, or leave letd out."
         )
     return final
@@ -128,10 +128,12 @@ def _beam_dose(
 ) -> dict:  # fmt: skip
     """Each quantity of one beam (n_rows,), physical and of one fraction, and its record."""
     where = f"gantry {plan.beams[beam].gantry_deg:g}°"
+    letd_too = ["letd"] if letd else []
     if not hasattr(engine, "simulate"):
-        done = engine.dose(patient, plan, rows.grid, beam=beam)
-        return {"dose": done["dose"].ravel()[rows.voxels]}
-    names = ("dose", "dose_error", *(["letd"] if letd else []))
+        own = watched(engine, lambda progress: show(progress, where))
+        done = own.dose(patient, plan, rows.grid, quantities=("dose", *letd_too), beam=beam)
+        return {name: volume.ravel()[rows.voxels] for name, volume in done.items()}
+    names = ("dose", "dose_error", *letd_too)
     # the same seed for all would give beams that look alike the same noise, which then adds up
     seed = int(np.random.SeedSequence([engine.seed, beam]).generate_state(1, np.uint64)[0] >> 1)
     own = replace(watched(engine, lambda progress: show(progress, where)), seed=seed)

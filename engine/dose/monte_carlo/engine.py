@@ -85,6 +85,7 @@ class MonteCarloEngine:
     calibration: Calibration = field(default_factory=SchneiderCalibration)
     progress: Callable[[Progress], None] | None = None
     influence_is_estimate = True  # no field: a final dose deserves histories of its own
+    quantities = QUANTITIES
 
     def __post_init__(self):
         _check_settings(self)
