@@ -13,7 +13,7 @@ from engine.patient.grid import Grid
 # the spot's axis, where one of two voxels would have to be chosen; the one in the center becomes
 # two, at this distance in its own σ.
 TURN_RAD = 0.13
-PAIR_SIGMAS = 0.3
+PAIR_SIGMAS = 0.2
 LEAST_DIFFERENCE_MM2 = 1e-9  # of water across a spot: below, all beamlets see the same
 
 
