@@ -14,14 +14,12 @@ from engine.dose.yoda._fokker_planck import (
     STRENGTH,
 )
 from engine.dose.yoda.range_axis import stopping_coefficients
-from engine.physics.materials import ELEMENTS, Material, water
+from engine.physics.materials import Material, water
 from engine.physics.moliere import scattering_coefficients
 from engine.physics.nuclear import charged_share, interactions_per_mm
-from engine.physics.nuclear_tables import load_nuclear_tables
 
 REACTING_MEV = np.linspace(30.0, 200.0, 18)
 PROCESSES = ("non-elastic", "proton-proton", "nuclear-elastic")
-TRACE = 0.01  # mass fraction up to which an element without cross sections is left out
 PER_MM = 0.1  # g/cm² of a mm of density 1
 
 
@@ -31,8 +29,7 @@ def material_coefficients(
     """(n_materials, N_COEFFICIENTS) per mm of density 1 g/cm³, columns as in ``_fokker_planck``.
 
     Scattering strengths in MeV², and times their logarithms' constant and slope; reactions and
-    what they set free over water's, the mean ratio from 30 to 200 MeV. ValueError where an element
-    has no cross sections.
+    what they set free over water's, the mean ratio from 30 to 200 MeV.
     """
     table = np.zeros((len(materials), N_COEFFICIENTS))
     table[:, :2] = stopping_coefficients(materials, i_water_ev)
@@ -48,8 +45,7 @@ def material_coefficients(
 
 def _reactions(material: Material, medium: Material) -> tuple[float, float]:
     """Interactions per gram, and what their charged products get per gram, over water's."""
-    known = _with_cross_sections(replace(material, density_g_cm3=1.0))
-    theirs, ours = (_rates(m) for m in (known, medium))
+    theirs, ours = (_rates(replace(m, density_g_cm3=1.0)) for m in (material, medium))
     shares = np.array([charged_share(REACTING_MEV), *np.ones((2, REACTING_MEV.size))])
     return tuple(
         float(np.mean((theirs * w).sum(axis=0) / (ours * w).sum(axis=0)))
@@ -60,21 +56,3 @@ def _reactions(material: Material, medium: Material) -> tuple[float, float]:
 def _rates(material: Material) -> np.ndarray:
     """Interactions per mm, (n_processes, n_energies)."""
     return np.array([interactions_per_mm(REACTING_MEV, p, material) for p in PROCESSES])
-
-
-def _with_cross_sections(material: Material) -> Material:
-    """The material without traces of elements that have none."""
-    tables, kept = load_nuclear_tables(), {}
-    for symbol, fraction in material.mass_fractions.items():
-        try:
-            if symbol != "H":
-                tables.index_of(symbol)
-            kept[symbol] = fraction
-        except ValueError as error:
-            if fraction > TRACE:
-                raise ValueError(
-                    f"material {material.name!r} is {100 * fraction:.0f} % {symbol}: {error} "
-                    "Choose another material, or nuclear=False."
-                ) from None
-    assert all(symbol in ELEMENTS for symbol in kept)
-    return replace(material, mass_fractions=kept)

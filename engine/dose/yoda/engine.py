@@ -105,8 +105,8 @@ class YodaEngine:
         """Per quantity (nz, ny, nx) float32, of one fraction: "dose" in Gy, "letd" in keV/µm of
         water, of all protons.
 
-        ValueError where plan, quantities or image do not fit, spots miss the patient, energies lie
-        beyond the tables, or a material has no cross sections.
+        ValueError where plan, quantities or image do not fit, spots miss the patient, or energies
+        lie beyond the tables.
         """
         return self.counted(patient, plan, grid, scenario, quantities, beam)[0]
 
