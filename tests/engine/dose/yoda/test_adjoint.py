@@ -208,7 +208,7 @@ def test_spots_without_weight_are_left_out(adjoint, patient, plan, weights):
 # reactions do not. What single precision leaves of differences limits the others.
 @pytest.mark.parametrize(
     "column, step, rel",
-    ((fp.C, 1e-3, 2e-3), (fp.D, 3e-2, 2e-3), (fp.STRENGTH, 3e-3, 0.03),
+    ((fp.C, 1e-3, 2e-3), (fp.D, 3e-2, 5e-3), (fp.STRENGTH, 3e-3, 0.03),
      (fp.LOG_CONSTANT, 3e-3, 0.03), (fp.REACTS, 3e-3, 1e-4), (fp.RELEASES, 3e-3, 1e-4)),
 )  # fmt: skip
 def test_the_gradient_of_all_voxels_matches_finite_differences(

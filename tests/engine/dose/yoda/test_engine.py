@@ -224,7 +224,8 @@ def test_weights_that_are_no_numbers_of_protons_are_refused(tank):
     "setting",
     (dict(depth_step_mm=0.0), dict(depth_step_mm="1"), dict(fokker_planck_step_mm=100.0),
      dict(entry_cutoff=1.0), dict(i_water_ev=20.0), dict(scores="dose"),
-     dict(scattering="highland"), dict(nuclear="yes"), dict(scheme="6+1"), dict(influence_scheme="none")),
+     dict(scattering="highland"), dict(nuclear="yes"), dict(scheme="6+1"),
+     dict(influence_scheme="none")),
 )  # fmt: skip
 def test_impossible_settings_are_refused(setting):
     name = next(iter(setting))
