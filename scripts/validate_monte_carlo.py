@@ -18,6 +18,7 @@ from engine.geometry.plan import Plan
 from engine.geometry.single_spots import SingleSpot, plan_of
 from engine.machine.single_spots import SpotKind
 from engine.patient.grid import Grid
+from engine.patient.patient import Patient
 from engine.patient.phantoms import water_tank
 from engine.physics.materials import water
 from engine.physics.stopping_power import csda_range_mm, energy_at_range, mass_stopping_power
@@ -76,13 +77,13 @@ def monte_carlo(engine: MonteCarloEngine) -> Iterator[Check]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Planes:
+class Planes:
     """A pencil's dose summed over planes, and its LETd averaged over them, (n,) each."""
 
     depth_mm: np.ndarray
     dose: np.ndarray
     letd_kev_um: np.ndarray
-    found: Simulated
+    deposited_mev: float  # per proton
 
     def r80_mm(self) -> float:
         return distal_mm(self.depth_mm, self.dose, 0.8)
@@ -95,36 +96,43 @@ class _Planes:
 
 def electromagnetic(engine: MonteCarloEngine, energy: int) -> Iterator[Check]:
     """Depth dose and LETd without nuclear interactions."""
-    planes = _planes(_without(engine, *REACTIONS), energy)
-    yield from _against_mcsquare(planes, energy, False)
+    planes, _ = _planes(_without(engine, *REACTIONS), energy)
+    yield from against_mcsquare(planes, energy, False)
     if energy in MC_LETD_KEV_UM:
-        yield from _letd(planes, energy)
+        yield from letd(planes, energy)
 
 
 def nuclear(engine: MonteCarloEngine, energy: int) -> Iterator[Check]:
     """Depth dose, balance and secondaries with them."""
-    planes = _planes(engine, energy)
-    yield from _against_mcsquare(planes, energy, True)
-    yield _balance(planes.found, f"{energy} MeV nuclear")
+    planes, found = _planes(engine, energy)
+    yield from against_mcsquare(planes, energy, True)
+    yield _balance(found, f"{energy} MeV nuclear")
     if energy in SECONDARY_SHARE:
-        half = 0.5 * float(csda_range_mm(float(energy), water(MC_I_EV)))
-        primaries = _planes(replace(engine, scored_particles="primaries"), energy)
-        low, high = 0.9 * half, 1.1 * half
-        share = 1.0 - primaries.mean(low, high) / planes.mean(low, high)
-        yield Check(
-            "", f"dose share of secondaries at half range, {energy} MeV", "",
-            SECONDARY_SHARE[energy], share, 0.15, True, "ICRU 63 spectra along depth",
-        )  # fmt: skip
+        primaries, _ = _planes(replace(engine, scored_particles="primaries"), energy)
+        yield secondary_share(planes, primaries, energy)
 
 
-def _against_mcsquare(planes: _Planes, energy: int, nuclear: bool) -> Iterator[Check]:
-    """R80, R50, R20, width, peak over entrance and deposited energy of one run."""
+def secondary_share(planes: Planes, primaries: Planes, energy: int) -> Check:
+    """Of the dose about half the range, what primaries do not leave."""
+    half = 0.5 * float(csda_range_mm(float(energy), water(MC_I_EV)))
+    low, high = 0.9 * half, 1.1 * half
+    share = 1.0 - primaries.mean(low, high) / planes.mean(low, high)
+    return Check(
+        "", f"dose share of secondaries at half range, {energy} MeV", "",
+        SECONDARY_SHARE[energy], share, 0.15, True, "ICRU 63 spectra along depth",
+    )  # fmt: skip
+
+
+def against_mcsquare(
+    planes: Planes, energy: int, nuclear: bool, depth_mm: float = DEPTH_MM
+) -> Iterator[Check]:
+    """R80, R50, R20 (within ``depth_mm``), width, peak over entrance, energy left in one run."""
     label = f"{energy} MeV {'nuclear' if nuclear else 'EM'}"
     known = next(row[2:] for row in MONTE_CARLO if row[:2] == (energy, nuclear))
     scale = MC_CSDA_MM[energy] / float(csda_range_mm(float(energy), water(MC_I_EV)))
     for name, level, value in zip(("R80", "R50", "R20"), (0.8, 0.5, 0.2), known):
         ours = scale * distal_mm(planes.depth_mm, planes.dose, level)
-        yield Check("", f"{name}, {label}", "mm", value, ours, DEPTH_MM, False, MCSQUARE)
+        yield Check("", f"{name}, {label}", "mm", value, ours, depth_mm, False, MCSQUARE)
     width, ratio, share = known[3:]
     ours = planes.r80_mm() - proximal_mm(planes.depth_mm, planes.dose, 0.8)
     tolerance = NUCLEAR_WIDTH if nuclear else DEPTH_MM
@@ -132,11 +140,11 @@ def _against_mcsquare(planes: _Planes, energy: int, nuclear: bool) -> Iterator[C
     ours = float(planes.dose.max() / planes.mean(1.0, 3.0))
     tolerance = 0.04 if nuclear else 0.02
     yield Check("", f"peak over entrance, {label}", "", ratio, ours, tolerance, True, MCSQUARE)
-    ours = planes.found.balance.patient_mev / energy
+    ours = planes.deposited_mev / energy
     yield Check("", f"energy deposited, {label}", "", share, ours, 0.01, False, MCSQUARE)
 
 
-def _letd(planes: _Planes, energy: int) -> Iterator[Check]:
+def letd(planes: Planes, energy: int) -> Iterator[Check]:
     """Of primaries alone; at R80 itself MCsquare, which stops protons at 0.5 MeV, is no judge."""
     r80 = planes.r80_mm()
     for share, value in zip(LETD_SHARES[:-1], MC_LETD_KEV_UM[energy]):
@@ -176,7 +184,7 @@ def _balance(found: Simulated, label: str) -> Check:
 
 def cores(engine: MonteCarloEngine, energy: int) -> Iterator[Check]:
     """R80 and core at I = 75 eV, in voxels of a fifth of the core's σ."""
-    sigma, range_mm = CORE_MM[energy], float(csda_range_mm(float(energy)))
+    sigma = CORE_MM[energy]
     engine = replace(_without(engine, *REACTIONS), i_water_ev=75.0)
     grid, found = _pencil(engine, energy, 5.0 * sigma, (0.2 * sigma, 0.5, 0.2 * sigma))
     dose = found.quantities["dose"].astype(np.float64)
@@ -184,11 +192,17 @@ def cores(engine: MonteCarloEngine, energy: int) -> Iterator[Check]:
     ours = distal_mm(depth, dose.sum(axis=(0, 2)), 0.8)
     name = f"R80, {energy} MeV EM, I = 75 eV"
     yield Check("", name, "mm", R80_MM[energy], ours, 0.3, False, "class II Monte Carlo")
+    yield core_at_the_end(dose, grid, energy, (0.2 * sigma) ** 2 / 12.0)
+
+
+def core_at_the_end(dose: np.ndarray, grid: Grid, energy: int, own_mm2: float) -> Check:
+    """The core's σ near the end of range; ``own_mm2`` of its variance is not the scattering's."""
+    sigma, range_mm = CORE_MM[energy], float(csda_range_mm(float(energy)))
     center = (0.0, float(grid.lower_mm[1]) + 0.97 * range_mm, 0.0)
     wide = core_sigma_mm(dose, grid, center, (0.0, 1.0, 0.0), sigma, 3.0)
-    ours = float(np.sqrt(wide**2 - (0.2 * sigma) ** 2 / 12.0))
+    ours = float(np.sqrt(wide**2 - own_mm2))
     name = f"core σ at 0.97 of the range, {energy} MeV EM, I = 75 eV"
-    yield Check("", name, "mm", sigma, ours, 0.05, True, "class II Monte Carlo, fdM")
+    return Check("", name, "mm", sigma, ours, 0.05, True, "class II Monte Carlo, fdM")
 
 
 def surviving(engine: MonteCarloEngine, energy: int) -> Iterator[Check]:
@@ -196,7 +210,8 @@ def surviving(engine: MonteCarloEngine, energy: int) -> Iterator[Check]:
     alone = _without(engine, "straggling", "scattering", *REACTIONS)
     depth = 0.97 * float(csda_range_mm(float(energy)))
     reacting = replace(alone, non_elastic=True, scored_particles="primaries")
-    doses = [_planes(e, energy, 75.0).mean(depth - 1.0, depth + 1.0) for e in (reacting, alone)]
+    runs = [_planes(e, energy, 75.0)[0] for e in (reacting, alone)]
+    doses = [planes.mean(depth - 1.0, depth + 1.0) for planes in runs]
     known, tolerance = SURVIVING[energy]
     name = f"primaries that reach 0.97 of the range, {energy} MeV"
     yield Check("", name, "", known, doses[0] / doses[1], tolerance, False, ICRU63)
@@ -228,27 +243,35 @@ def _without(engine: MonteCarloEngine, *processes: str) -> MonteCarloEngine:
     return replace(engine, **dict.fromkeys(processes, False))
 
 
-def _planes(engine: MonteCarloEngine, energy: int, i_water_ev: float = MC_I_EV) -> _Planes:
-    """A pencil summed over planes of 0.5 mm."""
+def _planes(
+    engine: MonteCarloEngine, energy: int, i_water_ev: float = MC_I_EV
+) -> tuple[Planes, Simulated]:
+    """A pencil summed over planes of 0.5 mm, and all that the run knows."""
     engine = replace(engine, i_water_ev=i_water_ev)
     grid, found = _pencil(
         engine, energy, PLANES_MM, (2 * PLANES_MM, 0.5, 2 * PLANES_MM), 0.0, ("dose", "letd")
     )
-    dose, letd = (found.quantities[q][0, :, 0].astype(np.float64) for q in ("dose", "letd"))
-    return _Planes(grid.axes_mm()[1] - grid.lower_mm[1], dose, letd, found)
+    dose, letd_kev_um = (found.quantities[q][0, :, 0].astype(np.float64) for q in ("dose", "letd"))
+    depth = grid.axes_mm()[1] - grid.lower_mm[1]
+    return Planes(depth, dose, letd_kev_um, found.balance.patient_mev), found
 
 
 def _pencil(
     engine: MonteCarloEngine, energy: float, half_width_mm: float, spacing_mm, sigma_mm=0.0,
     quantities=("dose",),
 ) -> tuple[Grid, Simulated]:  # fmt: skip
+    patient, plan = pencil(energy, half_width_mm, spacing_mm, sigma_mm, engine.i_water_ev)
+    return patient.grid, engine.simulate(patient, plan, patient.grid, quantities=quantities)
+
+
+def pencil(
+    energy: float, half_width_mm: float, spacing_mm, sigma_mm: float, i_water_ev: float
+) -> tuple[Patient, Plan]:
     """One spot without energy spread into a tank that holds its range, along y."""
-    medium = water(engine.i_water_ev)
-    reach = np.ceil(1.1 * float(csda_range_mm(float(energy), medium)) + 10.0)
+    reach = np.ceil(1.1 * float(csda_range_mm(float(energy), water(i_water_ev))) + 10.0)
     width = 2.0 * half_width_mm
     patient = water_tank((width, reach, width), spacing_mm, 1.0)
-    plan = _plan(float(energy), sigma_mm, float(patient.grid.lower_mm[1]))
-    return patient.grid, engine.simulate(patient, plan, patient.grid, quantities=quantities)
+    return patient, _plan(float(energy), sigma_mm, float(patient.grid.lower_mm[1]))
 
 
 @lru_cache

@@ -21,7 +21,7 @@ from engine.physics.ions import scattering_power_along
 from engine.physics.scattering import propagate
 from engine.physics.stopping_power import csda_range_mm
 from scripts.validate_check import Check
-from scripts.validate_targets import detour, distal_mm
+from scripts.validate_targets import detour, distal_mm, reactions_shift_mm
 
 ENERGIES_MEV = (100.0, 150.0, 200.0)
 OBLIQUE = (35.0, 20.0)  # gantry and couch in degrees
@@ -75,8 +75,8 @@ def _integral(engine: DoseEngine, machine: IonMachine, index: int) -> Iterator[C
     )  # fmt: skip
     yield Check(
         "", f"R80 of the planar integral, {label}", "mm",
-        detour(energy_mev) * float(csda_range_mm(energy_mev)), distal_mm(bins, planar, 0.8), 0.3,
-        False, "CSDA × detour (Monte Carlo)",
+        detour(energy_mev) * float(csda_range_mm(energy_mev)) + reactions_shift_mm(energy_mev),
+        distal_mm(bins, planar, 0.8), 0.3, False, "CSDA × detour (Monte Carlo), MCsquare's shift",
     )  # fmt: skip
 
 

@@ -274,6 +274,13 @@ def detour(energy_mev: float) -> float:
     return float(np.interp(energy_mev, (100.0, 150.0, 200.0), (0.9985, 0.9989, 0.9990)))
 
 
+def reactions_shift_mm(energy_mev: float) -> float:
+    """By how much nuclear interactions pull R80 upstream, negative: MCsquare's with and without."""
+    r80 = {(energy, nuclear): value for energy, nuclear, value, *_ in MONTE_CARLO}
+    energies = [energy for energy, nuclear in r80 if nuclear]
+    return float(np.interp(energy_mev, energies, [r80[e, True] - r80[e, False] for e in energies]))
+
+
 def monte_carlo_peak(energy: float, with_nuclear: bool, cell_mm: float):
     """Depths (n,) at steps of 0.1 mm and dose (n,) of a beam without spread, I = 78 eV."""
     depth = np.arange(0.0, 1.08 * float(csda_range_mm(float(energy))), 0.1)
