@@ -184,8 +184,8 @@ def radial_adjoint(radial_bar, wide, per_mm, wide_bar):
 
 @njit(**OPTIONS)
 def pack_adjoint(
-    solved, which, weight, places, narrower, air, lever, voxel_variance, thickness_cells, unit,
-    out_bar, solved_bar, lever_bar,
+    solved, which, donor, weight, places, narrower, air, lever, voxel_variance, thickness_cells,
+    unit, out_bar, solved_bar, lever_bar,
 ):  # fmt: skip
     """Backwards through ``pack`` for the dose.
 
@@ -198,7 +198,7 @@ def pack_adjoint(
         of, bars = solved[which[b]], solved_bar[b]
         running[0] = 0.0
         for m in range(n_cells):
-            running[m + 1] = running[m] + of[m, DOSE]
+            running[m + 1] = running[m] + solved[which[donor[b, m]], m, DOSE]
         running_bar[:] = 0.0
         factor = unit * weight[b] / (2.0 * math.pi)
         for m in range(n_cells):
@@ -229,7 +229,7 @@ def pack_adjoint(
         behind = 0.0
         for m in range(n_cells - 1, -1, -1):
             behind += running_bar[m + 1]
-            bars[m, DOSE] += behind
+            solved_bar[donor[b, m], m, DOSE] += behind
 
 
 @njit(**OPTIONS)

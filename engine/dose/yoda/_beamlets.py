@@ -72,6 +72,38 @@ def _next_face(start, slope, t):
 
 
 @njit(**OPTIONS)
+def donors(cells, places, out):
+    """Whose dose a beamlet takes in each cell, (n, n_cells): its own, or before its ray has met any
+    matter that of the nearest beamlet whose ray has, if there is one."""
+    n, n_cells = out.shape
+    first = np.full(n, n_cells, np.int64)
+    for b in range(n):
+        for m in range(n_cells):
+            if cells[b, m, 0] > 0.0:
+                first[b] = m
+                break
+    for b in range(n):
+        nearest, until = b, first[b]
+        for m in range(first[b], n_cells):
+            out[b, m] = b
+        while until > 0:  # among those that have met matter before, the nearest
+            best, least = -1, np.inf
+            for c in range(n):
+                if first[c] < until:
+                    x, y = places[c, 0] - places[b, 0], places[c, 1] - places[b, 1]
+                    if x * x + y * y < least:
+                        best, least = c, x * x + y * y
+            if best < 0:
+                for m in range(until):
+                    out[b, m] = nearest
+                break
+            nearest = best
+            for m in range(first[best], until):
+                out[b, m] = best
+            until = first[best]
+
+
+@njit(**OPTIONS)
 def rows_around(axis, length, reach, shape, spacing, row, first, count):
     """Runs of voxels whose centers lie within ``reach`` of a segment; returns how many.
 

@@ -203,15 +203,15 @@ def _at_node(table, column, x):
 
 @njit(**OPTIONS)
 def pack(
-    solved, which, kind, weight, places, narrower, air, lever, voxel_variance, thickness_cells,
-    unit, out,
+    solved, which, donor, kind, weight, places, narrower, air, lever, voxel_variance,
+    thickness_cells, unit, out,
 ):  # fmt: skip
     """Amplitudes and widths (n_cells, 6, n) float32 of a spot's beamlets at the middle of cells.
 
-    Beamlet b has the solution ``which[b]``, a share ``weight`` of the protons and lies at
-    ``places`` (n, 2) times ``lever`` (n_cells,) mm; its variance is ``air`` (n_cells,) and the
-    scatter, less ``narrower`` (n,) times the lever's square. Doses are averaged over a voxel's
-    thickness along the axis, in cells.
+    Beamlet b has the solution ``which[b]``, in cell m the dose of beamlet ``donor[b, m]``, a share
+    ``weight`` of the protons, and lies at ``places`` (n, 2) times ``lever`` (n_cells,) mm; its
+    variance is ``air`` (n_cells,) and the scatter, less ``narrower`` (n,) times the lever's square.
+    Doses are averaged over a voxel's thickness along the axis, in cells.
     """
     n_cells, n = out.shape[0], out.shape[2]
     running = np.empty(n_cells + 1)
@@ -219,7 +219,7 @@ def pack(
         of = solved[which[b]]
         running[0] = 0.0
         for m in range(n_cells):
-            running[m + 1] = running[m] + of[m, kind]
+            running[m + 1] = running[m] + solved[which[donor[b, m]], m, kind]
         for m in range(n_cells):
             here = (
                 _between(running, m + 0.5 + 0.5 * thickness_cells)

@@ -303,16 +303,17 @@ class _Backwards:
         voxel = setup._voxel_variance(traced)
         thickness = _thickness_mm(setup, traced) / traced.cell_mm
         pack(
-            solved.solved, solved.which, DOSE, parts.weight, parts.places, parts.narrower, air,
-            lever, voxel, thickness, GY_MM3_PER_MEV, packed,
+            solved.solved, solved.which, traced.donor, DOSE, parts.weight, parts.places,
+            parts.narrower, air, lever, voxel, thickness, GY_MM3_PER_MEV, packed,
         )  # fmt: skip
         wide = setup._wide(traced, layer, solved, DOSE)
         bars, wide_bar, center_bar, value = self._voxels(traced, packed, wide, n_cells)
         solved_bar = np.zeros((n, traced.cells.shape[1], columns))
         lever_bar = np.zeros(n_cells)
         kernels.pack_adjoint(
-            solved.solved, solved.which, parts.weight, parts.places, parts.narrower, air, lever,
-            voxel, thickness, GY_MM3_PER_MEV, bars, solved_bar, lever_bar,
+            solved.solved, solved.which, traced.donor, parts.weight, parts.places,
+            parts.narrower, air, lever, voxel, thickness, GY_MM3_PER_MEV, bars, solved_bar,
+            lever_bar,
         )  # fmt: skip
         water_bar = np.zeros(traced.cells.shape[1] + 1)
         if layer.secondaries is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -83,6 +84,13 @@ class Traced:
     cells: np.ndarray  # (n, n_cells, N_COEFFICIENTS)
     cell_mm: float
     share: float = 1.0  # of the spot's protons
+
+    @cached_property
+    def donor(self) -> np.ndarray:
+        """Whose dose each beamlet takes in each cell, (n, n_cells), see ``donors``."""
+        donor = np.empty(self.cells.shape[:2], np.int64)
+        kernels.donors(self.cells, self.split.places, donor)
+        return donor
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,8 +393,8 @@ class Setup:
         parts = traced.split
         beamlets = np.empty((n_cells, 6, len(parts.weight)), np.float32)
         pack(
-            solved.solved, solved.which, kind, parts.weight, parts.places, parts.narrower,
-            _middles(traced.air), _middles(traced.lever), self._voxel_variance(traced),
+            solved.solved, solved.which, traced.donor, kind, parts.weight, parts.places,
+            parts.narrower, _middles(traced.air), _middles(traced.lever), self._voxel_variance(traced),
             thickness / cell, GY_MM3_PER_MEV, beamlets,
         )  # fmt: skip
         wide = self._wide(traced, layer, solved, kind)
