@@ -3,7 +3,9 @@
 Every spot is split into beamlets, Gaussians so thin that matter hardly differs across them (paper,
 section 2.3). Along each of them the Fokker–Planck equation gives spectrum, energy loss and LET in
 the materials of its own ray; across them scattering gives the spread of Fermi–Eyges theory, with
-the tail of single scatterings that Molière's theory has.
+the tail of single scatterings that Molière's theory has. What a beamlet loses per mm of water on
+its own ray is dose to water wherever its Gaussian reaches (the paper's density scaling, equation
+11); the paper leaves out nuclear interactions, and splits spots at the surface.
 
 Modelled: slowing down with every material's own stopping power (Bragg additivity), Gaussian
 straggling, path lengths that scattering makes longer, Molière's or Born's single scattering

@@ -394,8 +394,8 @@ class Setup:
         beamlets = np.empty((n_cells, 6, len(parts.weight)), np.float32)
         pack(
             solved.solved, solved.which, traced.donor, kind, parts.weight, parts.places,
-            parts.narrower, _middles(traced.air), _middles(traced.lever), self._voxel_variance(traced),
-            thickness / cell, GY_MM3_PER_MEV, beamlets,
+            parts.narrower, _middles(traced.air), _middles(traced.lever),
+            self._voxel_variance(traced), thickness / cell, GY_MM3_PER_MEV, beamlets,
         )  # fmt: skip
         wide = self._wide(traced, layer, solved, kind)
         reach = _reach_mm(beamlets)
