@@ -548,8 +548,15 @@ def _hand_over(bars, to):
 
 
 @njit(**OPTIONS)
-def widths_adjoint(q, p, n_passed, table, gaussians, bars, q_bar, p_bar):
-    """Backwards through ``widths``; ``bars`` of the widths behind the last cell move to it."""
+def widths_adjoint(
+    q, p, scatter, hard, n_passed, table, gaussians, bars, q_bar, p_bar, chi_bar
+):  # fmt: skip
+    """Backwards through ``widths``; ``bars`` of the widths behind the last cell move to it.
+
+    ``chi_bar`` (n_cells,) gets what comes through those removed by hard scattering.
+    """
+    chi_bar[:] = 0.0
+    removed, far, first = 0.0, 0, 0
     for m in range(bars.shape[0] - 1, n_passed - 1, -1):
         if m > 0:
             for j in range(CORE_SHARE, TAIL_SCATTER + 1):
@@ -557,11 +564,20 @@ def widths_adjoint(q, p, n_passed, table, gaussians, bars, q_bar, p_bar):
     for m in range(n_passed):
         middle_q, middle_p = 0.5 * (q[m] + q[m + 1]), 0.5 * (p[m] + p[m + 1])
         if middle_q <= LEAST_Q_MM2:
+            first = far = m
             continue
         mixture(middle_p / middle_q + math.log(middle_q), table, gaussians)
         of = bars[m]
         core_bar, tail_bar = of[CORE_SCATTER], of[TAIL_SCATTER]
-        shape_bar = of[CORE_SHARE] * gaussians[2, 0] + middle_q * (
+        while far < first + (m - first) // 2:
+            removed += hard * scatter[far, CHI]
+            far += 1
+        share_bar = of[CORE_SHARE] / (1.0 - removed)
+        if gaussians[0, 0] >= 1.0 - removed:
+            share_bar = 0.0
+        if far > 0:
+            chi_bar[far - 1] += hard * share_bar * gaussians[0, 0] / (1.0 - removed)
+        shape_bar = share_bar * gaussians[2, 0] + middle_q * (
             core_bar * gaussians[3, 0] + tail_bar * gaussians[3, 1]
         )
         from_q = core_bar * gaussians[1, 0] + tail_bar * gaussians[1, 1]
@@ -569,6 +585,8 @@ def widths_adjoint(q, p, n_passed, table, gaussians, bars, q_bar, p_bar):
         for edge in (m, m + 1):
             q_bar[edge] += 0.5 * from_q
             p_bar[edge] += 0.5 * shape_bar / middle_q
+    for m in range(n_passed - 2, -1, -1):  # all cells up to the one counted last
+        chi_bar[m] += chi_bar[m + 1]
 
 
 @njit(**OPTIONS)
@@ -594,7 +612,7 @@ def unroll_block(
     station_bar, scatter_bar = np.zeros((n_cells + 1, N_STATION)), np.zeros((n_cells, 2))
     q, p = np.zeros(n_cells + 1), np.zeros(n_cells + 1)
     q_bar, p_bar = np.zeros(n_cells + 1), np.zeros(n_cells + 1)
-    chi, chi_log = np.zeros(n_cells), np.zeros(n_cells)
+    chi, chi_log, hard_bar = np.zeros(n_cells), np.zeros(n_cells), np.zeros(n_cells)
     bars = np.zeros((n_cells, solved_bar.shape[2]))
     gaussians = np.empty((4, GAUSSIANS))
     u_bar, end_bar = np.zeros((n_groups, 3)), np.zeros(3)
@@ -625,7 +643,9 @@ def unroll_block(
         q_bar[:] = 0.0
         p_bar[:] = 0.0
         scatter_bar[:] = 0.0
-        widths_adjoint(q, p, passed, table, gaussians, bars, q_bar, p_bar)
+        widths_adjoint(
+            q, p, scatter, start[2], passed, table, gaussians, bars, q_bar, p_bar, hard_bar
+        )  # fmt: skip
         chi[:] = 0.0
         chi_log[:] = 0.0
         moliere_moments_adjoint(
@@ -633,7 +653,7 @@ def unroll_block(
             chi[:passed], chi_log[:passed],
         )  # fmt: skip
         for m in range(passed):
-            scatter_bar[m, CHI], scatter_bar[m, CHI_LOG] = chi[m], chi_log[m]
+            scatter_bar[m, CHI], scatter_bar[m, CHI_LOG] = chi[m] + hard_bar[m], chi_log[m]
         left_bar = deposits_adjoint(
             stations, start[1], released, released_per_mm, bars, station_bar, released_bar[block]
         )  # fmt: skip

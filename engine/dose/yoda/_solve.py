@@ -48,8 +48,9 @@ def solve_block(
     """Solve the rays of one block: ``solved`` (n, n_cells, columns) and their ``stations``.
 
     ``spectrum`` (n_groups, 3), ``edges`` (lowest y, width, mean range), ``start`` (s in mm, share
-    of the protons left), ``levers`` the tables of Molière's moments and ``table`` its mixture.
-    ``released`` (n_nodes, n_columns) is what secondaries leave up to depths in water.
+    of the protons left, removal per χ_c² by hard scattering), ``levers`` the tables of Molière's
+    moments and ``table`` its mixture. ``released`` (n_nodes, n_columns) is what secondaries leave
+    up to depths in water.
     """
     n_cells = cells.shape[1]
     work = work_arrays(spectrum.shape[0])
@@ -71,12 +72,17 @@ def solve_block(
             scatter[:passed, 0].copy(), scatter[:passed, 1].copy(), levers[0][:passed],
             levers[1][:passed], q[: passed + 1], p[: passed + 1],
         )  # fmt: skip
-        widths(q, p, passed, table, gaussians, solved[b])
+        widths(q, p, scatter[:, 0], start[2], passed, table, gaussians, solved[b])
 
 
 @njit(**OPTIONS)
-def widths(q, p, passed, table, gaussians, solved):
-    """Molière's two Gaussians in the middle of each cell; held behind the last one passed."""
+def widths(q, p, chi, hard, passed, table, gaussians, solved):
+    """Molière's two Gaussians in the middle of each cell; held behind the last one passed.
+
+    ``hard`` per χ_c² are scattered by so much that they count as removed. Those from the first half
+    of the way would be two σ and more from the core: the tail is without them.
+    """
+    removed, far, first = 0.0, 0, 0
     for m in range(solved.shape[0]):
         out = solved[m]
         if m >= passed:
@@ -84,9 +90,14 @@ def widths(q, p, passed, table, gaussians, solved):
             continue
         middle_q, middle_p = 0.5 * (q[m] + q[m + 1]), 0.5 * (p[m] + p[m + 1])
         out[CORE_SHARE], out[CORE_SCATTER], out[TAIL_SCATTER] = 1.0, 0.0, 0.0
-        if middle_q > LEAST_Q_MM2:
+        if middle_q <= LEAST_Q_MM2:
+            first = far = m
+        else:
             mixture(middle_p / middle_q + math.log(middle_q), table, gaussians)
-            out[CORE_SHARE] = gaussians[0, 0]
+            while far < first + (m - first) // 2:
+                removed += hard * chi[far]
+                far += 1
+            out[CORE_SHARE] = min(gaussians[0, 0] / (1.0 - removed), 1.0)
             out[CORE_SCATTER] = middle_q * gaussians[1, 0]
             out[TAIL_SCATTER] = middle_q * gaussians[1, 1]
 

@@ -397,7 +397,7 @@ class _Backwards:
         run_blocks(
             unroll_block, n_blocks, _cuts(n, n_blocks), rows, which, cells[unique], solved_bar,
             water_bar, traced.split.weight, layer.spectrum, layer.edges,
-            (layer.s_mm, layer.surviving), self.setup.physics.step_mm,
+            layer.start, self.setup.physics.step_mm,
             (layer.axis.coefficients, layer.axis.logs), layer.moments,
             lever_tables(n_cells, traced.cell_mm), mixture_table(2), layer.released,
             layer.released_per_mm, cells_bar, spectrum_bar, start_bar, released_bar,

@@ -16,6 +16,7 @@ from engine.machine.ion import IonMachine, RangeShifter
 from engine.patient.ct import override_material
 
 SHIFTER_CELL_MM = 1.0
+HARD_ANGLE_RAD = 0.082  # 5° in the center of mass with oxygen
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,16 @@ class Layer:
     air_variance: tuple[float, float, float]
     secondaries: SecondaryDose | None
     released: np.ndarray  # (n_nodes, n_columns), as ``solve_block`` takes it
+
+    @property
+    def start(self) -> tuple[float, float, float]:
+        """s, the share of protons left, and those that scatter hard per χ_c².
+
+        Hard is beyond 4.7°: with reactions on, such protons are among those of nuclear-elastic
+        scattering, whose tables begin there.
+        """
+        hard = 0.0 if self.secondaries is None else HARD_ANGLE_RAD**-2
+        return self.s_mm, self.surviving, hard
 
     @property
     def released_per_mm(self) -> float:

@@ -367,7 +367,8 @@ class Setup:
         n_blocks = min(threads(), n)
         run_blocks(
             solve_block, n_blocks, _cuts(n, n_blocks), layer.spectrum, layer.edges,
-            (layer.s_mm, layer.surviving), traced.cells[unique], self.physics.step_mm,
+            layer.start,
+            traced.cells[unique], self.physics.step_mm,
             (layer.axis.coefficients, layer.axis.logs), layer.moments,
             lever_tables(n_cells, traced.cell_mm), mixture_table(2), released,
             layer.released_per_mm, stations, solved, passed,
