@@ -375,7 +375,8 @@ class _Backwards:
         weight = traced.split.weight[:, None]
         solved_bar[:, :n_cells, CORE_SCATTER] += weight * variance_bar.sum(axis=0)
         columns = slice(SECONDARY + 1, SECONDARY + 1 + len(parts))
-        solved_bar[:, :n_cells, columns] += weight[:, :, None] * (unit * amplitude_bar / variance).T
+        taken = traced.donated[:, :n_cells, None]
+        solved_bar[:, :n_cells, columns] += taken * (unit * amplitude_bar / variance).T
         free = (middle > cell) & (ratio > STRETCH[0]) & (ratio < STRETCH[1])
         stretch_bar = (2.0 * variance_bar * sigma**2 * stretch).sum(axis=0)
         middle_bar = np.where(free, -stretch_bar * ratio / np.where(free, middle, 1.0), 0.0)

@@ -12,6 +12,7 @@ from engine.dose.yoda import _beamlets as kernels
 from engine.dose.yoda import _fokker_planck as fp
 from engine.dose.yoda._solve import (
     CORE_SCATTER,
+    CORE_SHARE,
     DOSE,
     LET_DOSE,
     PROTON_DOSE,
@@ -92,6 +93,15 @@ class Traced:
         kernels.donors(self.cells, self.split.places, donor)
         return donor
 
+    @cached_property
+    def donated(self) -> np.ndarray:
+        """Share of the protons that take each beamlet's dose in each cell, (n, n_cells)."""
+        shares = np.zeros(self.donor.shape)
+        np.add.at(
+            shares, (self.donor, np.arange(shares.shape[1])), self.split.weight[:, None]
+        )  # fmt: skip
+        return shares
+
 
 @dataclass(frozen=True, eq=False)
 class Solved:
@@ -101,13 +111,19 @@ class Solved:
     stations: np.ndarray  # (n_unique, n_cells + 1, N_STATION)
     which: np.ndarray
     share: np.ndarray  # (n_unique,) of the protons
+    dose_share: np.ndarray  # (n_unique, n_cells) of those that take its dose
     n_passed: int  # cells that primaries reach
     n_cells: int  # behind these there is no dose
 
     @property
     def mean(self) -> np.ndarray:
         """Mean of the beamlets, (columns, n_cells)."""
-        return np.einsum("b,bnk->kn", self.share, self.solved[:, : self.n_cells])
+        solved = self.solved[:, : self.n_cells]
+        mean = np.einsum("bn,bnk->kn", self.dose_share[:, : self.n_cells], solved)
+        mean[CORE_SHARE:SECONDARY] = np.einsum(
+            "b,bnk->kn", self.share, solved[:, :, CORE_SHARE:SECONDARY]
+        )
+        return mean
 
     @property
     def scatter_mm2(self) -> np.ndarray:
@@ -378,12 +394,15 @@ class Setup:
             self.counts.n_beamlets += len(which)
             self.counts.n_solved += n
         share = np.bincount(which, traced.split.weight, n)
+        dose_share = np.zeros((n, n_cells))
+        np.add.at(dose_share, which, traced.donated)
         last = int(passed.max())
         if layer.secondaries is not None:  # they go on
             end = (len(released) - 1) / layer.released_per_mm
             last = max(last, int(np.searchsorted(share @ stations[:, :, fp.WATER_MM], end)))
         return Solved(
-            solved, stations, which, share, int(passed.max()), min(max(last, 2), n_cells)
+            solved, stations, which, share, dose_share, int(passed.max()),
+            min(max(last, 2), n_cells),
         )
 
     def voxels(self, traced: Traced, layer: Layer, solved: Solved, kind: int) -> Voxels:
