@@ -38,11 +38,11 @@ from engine.dose.yoda.solution import (
     Setup,
     Solved,
     Traced,
-    _cuts,
-    _distinct,
-    _middles,
-    _radial,
-    _reach_mm,
+    cuts_of,
+    distinct,
+    middles,
+    radial_sums,
+    reach_mm,
 )
 from engine.dose.yoda.spectrum import projected
 from engine.dose.yoda.splitting import scheme
@@ -206,7 +206,7 @@ def dose_adjoint(
 
 
 def _checked(engine, plan, grid, weights, scenario) -> np.ndarray:
-    engine._check(plan, scenario, ("dose",), ("dose",))
+    engine.check(plan, scenario, ("dose",), ("dose",))
     if engine.scores != "dose to water":
         raise ValueError(
             f"scores={engine.scores!r} has no adjoint; use an engine that scores dose to water."
@@ -299,14 +299,14 @@ class _Backwards:
         setup, parts, n_cells = self.setup, traced.split, solved.n_cells
         n, columns = len(parts.weight), solved.solved.shape[2]
         packed = np.empty((n_cells, 6, n), np.float32)
-        air, lever = _middles(traced.air), _middles(traced.lever)
-        voxel = setup._voxel_variance(traced)
+        air, lever = middles(traced.air), middles(traced.lever)
+        voxel = setup.point_variance(traced)
         thickness = _thickness_mm(setup, traced) / traced.cell_mm
         pack(
             solved.solved, solved.which, traced.donor, DOSE, parts.weight, parts.places,
             parts.narrower, air, lever, voxel, thickness, GY_MM3_PER_MEV, packed,
         )  # fmt: skip
-        wide = setup._wide(traced, layer, solved, DOSE)
+        wide = setup.secondaries_around(traced, layer, solved, DOSE)
         bars, wide_bar, center_bar, value = self._voxels(traced, packed, wide, n_cells)
         solved_bar = np.zeros((n, traced.cells.shape[1], columns))
         lever_bar = np.zeros(n_cells)
@@ -326,14 +326,15 @@ class _Backwards:
         """Backwards through the deposit: bars of beamlets (n_cells, n, 6), of the secondaries'
         Gaussians (n_cells, 2, J) and their center (n_cells, 2), and the value."""
         setup, axis, cell = self.setup, traced.axis, traced.cell_mm
-        reach = _reach_mm(packed)
+        reach = reach_mm(packed)
         widest = WIDE_SIGMAS / np.sqrt(2.0 * wide[:, 1].min(initial=np.inf))
-        row, first, count, _ = setup._runs(axis, n_cells * cell, float(max(reach.max(), widest)))
+        farthest = float(max(reach.max(), widest))
+        row, first, count, _ = setup.runs_around(axis, n_cells * cell, farthest)
         start = axis.start_mm - np.array(setup.grid.origin_mm[::-1])
         arguments = (
             row, first, count, np.concatenate([start[None], axis.axes]), setup.grid.shape,
             np.array(setup.grid.spacing_mm[::-1]), cell, n_cells,
-            (reach * reach).astype(np.float32), setup._points(traced),
+            (reach * reach).astype(np.float32), setup.points_per_voxel(traced),
             setup.scored.density_g_cm3.ravel(), self.weights,
         )  # fmt: skip
         near, all_of = np.zeros(n_cells, np.int64), np.zeros(n_cells, np.int64)
@@ -342,7 +343,7 @@ class _Backwards:
         points = np.empty((4, int(all_of.sum())), np.float32)
         starts = np.cumsum(all_of) - all_of
         kernels.place_points(*arguments, near, all_of, starts, points)
-        radial, per_mm = _radial(wide)
+        radial, per_mm = radial_sums(wide)
         bars = np.zeros((2, n_cells, packed.shape[2], 6))
         radial_bars = np.zeros((2, *radial.shape))
         center_bars, values = np.zeros((2, n_cells, 2)), np.zeros(n_cells)
@@ -366,8 +367,8 @@ class _Backwards:
         ratio = np.divide(depth, middle, out=np.ones(n_cells), where=middle > cell)
         stretch = np.clip(ratio, *STRETCH)
         sigma = layer.secondaries.sigma_mm[1:, None]
-        own = _middles(traced.air)[:n_cells] + mean[CORE_SCATTER]
-        variance = own + (sigma * stretch) ** 2 + self.setup._voxel_variance(traced)
+        own = middles(traced.air)[:n_cells] + mean[CORE_SCATTER]
+        variance = own + (sigma * stretch) ** 2 + self.setup.point_variance(traced)
         parts = mean[SECONDARY + 1 : -2]
         unit = GY_MM3_PER_MEV / (2.0 * np.pi)
         amplitude_bar, narrow_bar = wide_bar[:, 0].T, wide_bar[:, 1].T
@@ -388,7 +389,7 @@ class _Backwards:
         """Backwards through the beamlets' solutions."""
         cells = traced.cells
         n, n_cells = cells.shape[:2]
-        unique, which = _distinct(cells)
+        unique, which = distinct(cells)
         rows = np.argsort(which, kind="stable")
         n_blocks = min(threads(), n)
         cells_bar = np.zeros(cells.shape)
@@ -396,7 +397,7 @@ class _Backwards:
         start_bar = np.zeros((n_blocks, 3))
         released_bar = np.zeros((n_blocks, *layer.released.shape))
         run_blocks(
-            unroll_block, n_blocks, _cuts(n, n_blocks), rows, which, cells[unique], solved_bar,
+            unroll_block, n_blocks, cuts_of(n, n_blocks), rows, which, cells[unique], solved_bar,
             water_bar, traced.split.weight, layer.spectrum, layer.edges,
             layer.start, self.setup.physics.step_mm,
             (layer.axis.coefficients, layer.axis.logs), layer.moments,
@@ -409,7 +410,7 @@ class _Backwards:
 
     def _bent(self, traced: Traced, rays: _Unrolled) -> np.ndarray:
         """Bar of the lever in the middle of cells through what lies on the rays, (n_cells,)."""
-        places, lever = traced.split.places, _middles(traced.lever)
+        places, lever = traced.split.places, middles(traced.lever)
         share = SHARES * min(self.setup.medium.grid.spacing_mm)
         share /= float(np.abs(places).max() * lever.max())
         found = np.zeros(len(lever))
@@ -424,8 +425,8 @@ class _Backwards:
         cells = np.empty((len(lateral), lateral.shape[1] - 1, fp.N_COEFFICIENTS))
         n_blocks = min(threads(), len(lateral))
         run_blocks(
-            trace_block, n_blocks, _cuts(len(lateral), n_blocks), _axes(axis, grid), setup.cell_mm,
-            lateral, setup.medium.density_g_cm3, setup.medium.material,
+            trace_block, n_blocks, cuts_of(len(lateral), n_blocks), _axes(axis, grid),
+            setup.cell_mm, lateral, setup.medium.density_g_cm3, setup.medium.material,
             np.array(grid.spacing_mm[::-1]), setup.table, cells,
         )  # fmt: skip
         return cells
@@ -433,11 +434,11 @@ class _Backwards:
     def _spot_axis(self, traced: Traced, layer: Layer, lever_bar) -> _Unrolled:
         """Backwards through the lever, which goes by the scatter on the spot's axis."""
         setup, alone = self.setup, split(scheme("1"))
-        cells = setup._cells(traced.axis, alone, traced.air)
+        cells = setup.materials_on_rays(traced.axis, alone, traced.air)
         center = Traced(traced.axis, alone, traced.air, traced.air, cells, traced.cell_mm)
         found = setup.solve(center, layer, counted=False)
         variance = traced.air + found.scatter_mm2
-        rays = setup._cells(traced.axis, traced.split, np.sqrt(variance))
+        rays = setup.materials_on_rays(traced.axis, traced.split, np.sqrt(variance))
         at = split_station(rays[:, : found.n_passed, fp.C], traced.split, variance)
         station_bar, n = np.zeros(len(variance)), len(lever_bar)
         station_bar[:n] += 0.5 * lever_bar
@@ -562,7 +563,7 @@ def _axes(axis: SpotAxis, grid: Grid) -> np.ndarray:
 
 def _thickness_mm(setup: Setup, traced: Traced) -> float:
     """Of a point's share of a voxel along the axis."""
-    fine = np.array(setup.grid.spacing_mm[::-1]) / setup._points(traced)
+    fine = np.array(setup.grid.spacing_mm[::-1]) / setup.points_per_voxel(traced)
     return 1.0 / float(np.sum(np.abs(traced.axis.axes[2]) / fine))
 
 

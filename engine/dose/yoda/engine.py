@@ -123,7 +123,7 @@ class YodaEngine:
     ) -> tuple[dict[str, np.ndarray], Counts]:
         """``dose``, and how many Fokker–Planck solves it took."""
         plan = plan if beam is None else plan.part(beam, beam + 1)
-        self._check(plan, scenario, quantities, QUANTITIES)
+        self.check(plan, scenario, quantities, QUANTITIES)
         setup = self.setup(patient, plan, grid, scenario, self.scheme)
         return setup.dose(quantities, self.progress), setup.counts
 
@@ -140,7 +140,7 @@ class YodaEngine:
 
         ValueError as ``dose``.
         """
-        self._check(plan, scenario, quantities, ("dose",))
+        self.check(plan, scenario, quantities, ("dose",))
         voxels = body_voxels(patient, grid) if voxels is None else checked_voxels(voxels, grid)
         widest = int(np.bincount(plan.spot_beam).max())
         if widest > MAX_PLACES_PER_BEAM:
@@ -163,7 +163,7 @@ class YodaEngine:
             self.adaptive, self.depth_step_mm, self.scores == "dose to medium",
         )  # fmt: skip
 
-    def _check(
+    def check(
         self, plan: Plan, scenario: Scenario, quantities: Sequence[str], known: Sequence[str]
     ) -> None:
         check_asked(plan, scenario, quantities, known, "the deterministic engine")

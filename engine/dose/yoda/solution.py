@@ -129,7 +129,7 @@ class Solved:
     def scatter_mm2(self) -> np.ndarray:
         """Variance of the core by scattering at stations, mean of the beamlets, (n_all + 1,)."""
         middle = self.share @ self.solved[:, :, CORE_SCATTER]
-        return np.concatenate([[0.0], _middles(middle), middle[-1:]])
+        return np.concatenate([[0.0], middles(middle), middle[-1:]])
 
     @property
     def water_mm(self) -> np.ndarray:
@@ -332,21 +332,23 @@ class Setup:
         alone = split(scheme("1"))
         lever = np.sqrt(air)
         center = Traced(
-            axis, alone, air, lever, self._cells(axis, alone, lever), self.cell_mm, share
+            axis, alone, air, lever, self.materials_on_rays(axis, alone, lever), self.cell_mm, share
         )
         if len(parts.weight) == 1:
             return center
         found = self.solve(center, layer, counted=False)
         variance = air + found.scatter_mm2
-        cells = self._cells(axis, parts, np.sqrt(variance))[:, : found.n_passed, fp.C]
+        sigma, n = np.sqrt(variance), found.n_passed
+        water = self.materials_on_rays(axis, parts, sigma)[:, :n, fp.C]
         if self.adaptive:
-            wanted, parts = parts, self._fewer(parts, cells)
+            wanted, parts = parts, self._fewer(parts, water)
             if len(parts.weight) == 1:
                 return center
             if parts is not wanted:
-                cells = self._cells(axis, parts, np.sqrt(variance))[:, : found.n_passed, fp.C]
-        lever = lever_mm(variance, split_station(cells, parts, variance))
-        return Traced(axis, parts, air, lever, self._cells(axis, parts, lever), self.cell_mm, share)
+                water = self.materials_on_rays(axis, parts, sigma)[:, :n, fp.C]
+        lever = lever_mm(variance, split_station(water, parts, variance))
+        cells = self.materials_on_rays(axis, parts, lever)
+        return Traced(axis, parts, air, lever, cells, self.cell_mm, share)
 
     def _fewer(self, parts: Split, water: np.ndarray) -> Split:
         """Beamlets for the matter ahead, at most ``parts``; ``water`` (n, n_cells) is theirs."""
@@ -359,14 +361,14 @@ class Setup:
                 return fewer
         return parts
 
-    def _cells(self, axis: SpotAxis, parts: Split, lever: np.ndarray) -> np.ndarray:
+    def materials_on_rays(self, axis: SpotAxis, parts: Split, lever: np.ndarray) -> np.ndarray:
         """Materials along the rays of beamlets, (n, n_cells, N_COEFFICIENTS)."""
         lateral = parts.places[:, None, :] * lever[None, :, None]
         axes = np.concatenate([(axis.start_mm - self.medium.grid.lower_mm)[None], axis.axes])
         cells = np.empty((len(lateral), len(lever) - 1, fp.N_COEFFICIENTS))
         n_blocks = min(threads(), len(lateral))
         run_blocks(
-            kernels.trace_block, n_blocks, _cuts(len(lateral), n_blocks), axes, self.cell_mm,
+            kernels.trace_block, n_blocks, cuts_of(len(lateral), n_blocks), axes, self.cell_mm,
             lateral, self.medium.density_g_cm3, self.medium.material,
             np.array(self.medium.grid.spacing_mm[::-1]), self.table, cells,
         )  # fmt: skip
@@ -374,7 +376,7 @@ class Setup:
 
     def solve(self, traced: Traced, layer: Layer, counted: bool = True) -> Solved:
         """One Fokker–Planck solve for every kind of materials on a ray."""
-        unique, which = _distinct(traced.cells)
+        unique, which = distinct(traced.cells)
         n, n_cells = len(unique), traced.cells.shape[1]
         released = layer.released
         solved = np.zeros((n, n_cells, SECONDARY + released.shape[1]))
@@ -382,7 +384,7 @@ class Setup:
         passed = np.zeros(n, np.int64)
         n_blocks = min(threads(), n)
         run_blocks(
-            solve_block, n_blocks, _cuts(n, n_blocks), layer.spectrum, layer.edges,
+            solve_block, n_blocks, cuts_of(n, n_blocks), layer.spectrum, layer.edges,
             layer.start,
             traced.cells[unique], self.physics.step_mm,
             (layer.axis.coefficients, layer.axis.logs), layer.moments,
@@ -408,27 +410,27 @@ class Setup:
     def voxels(self, traced: Traced, layer: Layer, solved: Solved, kind: int) -> Voxels:
         """One kind of dose in all voxels that the spot reaches, per proton."""
         grid, axis, cell, n_cells = self.grid, traced.axis, traced.cell_mm, solved.n_cells
-        spacing, points = np.array(grid.spacing_mm[::-1]), self._points(traced)
+        spacing, points = np.array(grid.spacing_mm[::-1]), self.points_per_voxel(traced)
         thickness = 1.0 / float(np.sum(np.abs(axis.axes[2]) / (spacing / points)))
         parts = traced.split
         beamlets = np.empty((n_cells, 6, len(parts.weight)), np.float32)
         pack(
             solved.solved, solved.which, traced.donor, kind, parts.weight, parts.places,
-            parts.narrower, _middles(traced.air), _middles(traced.lever),
-            self._voxel_variance(traced), thickness / cell, GY_MM3_PER_MEV, beamlets,
+            parts.narrower, middles(traced.air), middles(traced.lever),
+            self.point_variance(traced), thickness / cell, GY_MM3_PER_MEV, beamlets,
         )  # fmt: skip
-        wide = self._wide(traced, layer, solved, kind)
-        reach = _reach_mm(beamlets)
+        wide = self.secondaries_around(traced, layer, solved, kind)
+        reach = reach_mm(beamlets)
         widest = WIDE_SIGMAS / np.sqrt(2.0 * wide[:, 1].min(initial=np.inf))
-        row, first, count, offset = self._runs(
+        row, first, count, offset = self.runs_around(
             axis, n_cells * cell, float(max(reach.max(), widest))
         )
         values = np.empty(offset[-1], np.float32)
         start = axis.start_mm - np.array(grid.origin_mm[::-1])
         run_blocks(
-            kernels.deposit_block, N_BLOCKS, _cuts(len(row), N_BLOCKS), row, first, count, offset,
+            kernels.deposit_block, N_BLOCKS, cuts_of(len(row), N_BLOCKS), row, first, count, offset,
             np.concatenate([start[None], axis.axes]), grid.shape, spacing, cell, n_cells, beamlets,
-            *_radial(wide), (reach * reach).astype(np.float32),
+            *radial_sums(wide), (reach * reach).astype(np.float32),
             _offsets(spacing, points, axis.axes, cell),
             self._factors(layer, solved, kind), values,
         )  # fmt: skip
@@ -446,27 +448,27 @@ class Setup:
             np.ascontiguousarray(layer.axis.coefficients[index, INVERSE_LOG]),
         )  # fmt: skip
 
-    def _wide(self, traced: Traced, layer: Layer, solved: Solved, kind: int):
+    def secondaries_around(self, traced: Traced, layer: Layer, solved: Solved, kind: int):
         """The secondaries' Gaussians around the axis, (n_cells, 2, J) float32."""
         n_cells, cell = solved.n_cells, traced.cell_mm
         if layer.secondaries is None:
             return np.zeros((n_cells, 2, 0), np.float32)
         water_mm, mean = solved.water_mm, solved.mean
-        own = _middles(traced.air)[:n_cells] + mean[CORE_SCATTER]
+        own = middles(traced.air)[:n_cells] + mean[CORE_SCATTER]
         stretch = _stretch(water_mm - water_mm[0], cell)
         sigma = layer.secondaries.sigma_mm[1:, None] * stretch
-        variance = own + sigma**2 + self._voxel_variance(traced)
+        variance = own + sigma**2 + self.point_variance(traced)
         amplitude = GY_MM3_PER_MEV / (2.0 * np.pi) * _released(mean, kind) / variance
         return np.ascontiguousarray(
             np.stack([amplitude, 0.5 / variance]).transpose(2, 0, 1), np.float32
         )
 
-    def _voxel_variance(self, traced: Traced) -> float:
+    def point_variance(self, traced: Traced) -> float:
         """What averaging over a point's share of a voxel adds to a beamlet's variance, mm²."""
-        fine = np.array(self.grid.spacing_mm[::-1]) / self._points(traced)
+        fine = np.array(self.grid.spacing_mm[::-1]) / self.points_per_voxel(traced)
         return 0.5 * float(sum(((axis * fine) ** 2).sum() / 12.0 for axis in traced.axis.axes[:2]))
 
-    def _points(self, traced: Traced) -> np.ndarray:
+    def points_per_voxel(self, traced: Traced) -> np.ndarray:
         """Points per voxel in x, y and z, (3,) int64."""
         narrowest = float(np.sqrt(1.0 - traced.split.narrower.max()) * traced.lever.min())
         spacing = np.array(self.grid.spacing_mm[::-1])
@@ -476,7 +478,7 @@ class Setup:
             points[np.argmax(along)] = max(round(spacing[np.argmax(along)] / self.cell_mm), 1)
         return points.astype(np.int64)
 
-    def _runs(self, axis: SpotAxis, length_mm: float, reach_mm: float):
+    def runs_around(self, axis: SpotAxis, length_mm: float, reach_mm: float):
         """Runs of voxels around the axis, and where their values begin."""
         nz, ny, _ = self.grid.shape
         row, first, count = (np.empty(nz * ny, np.int64) for _ in range(3))
@@ -508,14 +510,14 @@ def _released(mean: np.ndarray, kind: int) -> np.ndarray:
     return parts[1:] * np.divide(of, whole, out=np.zeros(whole.size), where=whole > 0.0)
 
 
-def _radial(wide: np.ndarray) -> tuple[np.ndarray, np.float32]:
+def radial_sums(wide: np.ndarray) -> tuple[np.ndarray, np.float32]:
     """Sums of the Gaussians around the axis over radius (n_cells, n_radii), and radii per mm."""
     if wide.shape[2] == 0:
         return np.zeros((len(wide), 1), np.float32), np.float32(1.0)
     sigma = 1.0 / np.sqrt(2.0 * wide[:, 1])
     step = np.float32(RADIUS_STEP_SIGMAS * sigma.min())
     table = np.empty((len(wide), int(WIDE_SIGMAS * sigma.max() / step) + 2), np.float32)
-    run_blocks(kernels.radial_block, N_BLOCKS, _cuts(len(wide), N_BLOCKS), wide, step, table)
+    run_blocks(kernels.radial_block, N_BLOCKS, cuts_of(len(wide), N_BLOCKS), wide, step, table)
     return table, np.float32(1.0) / step
 
 
@@ -534,7 +536,7 @@ def _offsets(spacing: np.ndarray, points: np.ndarray, axes: np.ndarray, cell_mm:
     return np.stack(np.meshgrid(*along), axis=-1).reshape(-1, 3) @ axes.T / [1.0, 1.0, cell_mm]
 
 
-def _reach_mm(beamlets: np.ndarray) -> np.ndarray:
+def reach_mm(beamlets: np.ndarray) -> np.ndarray:
     """Distance from the axis at every depth beyond which beamlets are left out, (n_cells,)."""
     core = CORE_SIGMAS / np.sqrt(2.0 * beamlets[:, kernels.CORE_NARROW])
     tail = TAIL_SIGMAS / np.sqrt(2.0 * beamlets[:, kernels.TAIL_NARROW])
@@ -542,7 +544,7 @@ def _reach_mm(beamlets: np.ndarray) -> np.ndarray:
     return (away + np.maximum(core, tail)).max(axis=1)
 
 
-def _distinct(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distinct(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First beamlet of every kind of materials on the axis, and the kind of each beamlet."""
     kinds: dict[bytes, int] = {}
     rounded = cells.astype(np.float32)  # rays through other voxels of the same matter are alike
@@ -550,10 +552,10 @@ def _distinct(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array([int(np.argmax(which == k)) for k in range(len(kinds))]), which
 
 
-def _middles(stations: np.ndarray) -> np.ndarray:
+def middles(stations: np.ndarray) -> np.ndarray:
     """Values in the middle of cells from those at their ends."""
     return 0.5 * (stations[1:] + stations[:-1])
 
 
-def _cuts(n: int, n_blocks: int) -> np.ndarray:
+def cuts_of(n: int, n_blocks: int) -> np.ndarray:
     return np.linspace(0, n, n_blocks + 1).astype(np.int64)
