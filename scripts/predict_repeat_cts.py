@@ -525,12 +525,15 @@ def gradient_figure(patient: Patient, record: Mapping, hu_gradient: np.ndarray):
     per_cm3 = 1e3 * hu_gradient / patient.grid.voxel_volume_cm3
     per_cm3 *= 100.0 / record["planned_gy"][record["target"]]
     span = float(np.quantile(np.abs(per_cm3[per_cm3 != 0.0]), 0.995))
-    inside = np.argwhere(patient.mask(patient.targets[0])).mean(axis=0).round().astype(int)
-    box, part = patient.grid.cropped(patient.external.mask, margin_mm=8.0)
+    target = patient.mask(patient.targets[0])
+    inside = np.argwhere(target).mean(axis=0).round().astype(int)
+    box, part = patient.grid.cropped((hu_gradient != 0.0) | target, margin_mm=8.0)
     low, high = box.lower_mm, box.upper_mm
     views = {"axial": (0, 2, 1), "coronal": (1, 2, 0), "sagittal": (2, 1, 0)}
-    drawn = None
-    for axes, (view, (cut, right, up)) in zip(figure.subplots(1, 3), views.items()):
+    size_mm = (high - low)[::-1]
+    ratios = [size_mm[right] / size_mm[up] for _, right, up in views.values()]
+    drawn, panels = None, figure.subplots(1, 3, width_ratios=ratios)
+    for axes, (view, (cut, right, up)) in zip(panels, views.items()):
         index = inside[cut] - part[cut].start
         place = dict(extent=(*(e[::-1][right] for e in (low, high)),
                              *(e[::-1][up] for e in (low, high))), origin="lower")  # fmt: skip
@@ -541,7 +544,7 @@ def gradient_figure(patient: Patient, record: Mapping, hu_gradient: np.ndarray):
             values, cmap="RdBu_r", vmin=-span, vmax=span,
             alpha=np.clip(3.0 * np.abs(values) / span, 0.0, 0.85), **place,
         )  # fmt: skip
-        mask = np.take(patient.mask(patient.targets[0])[part], index, cut)
+        mask = np.take(target[part], index, cut)
         x, y = (box.axes_mm()[axis] for axis in (right, up))
         axes.contour(x, y, mask, [0.5], colors="#ffcc00", linewidths=1.2)
         if up == 1:
