@@ -285,12 +285,12 @@ def tape_arrays(n_cells, n):
 @njit(**OPTIONS)
 def recorded_march(
     u, lowest_y, width, mean_mm, s0, cells, step_mm, axis, moments, work, stages, stations,
-    scatter, tape,
+    scatter, tape, angle2=0.0,
 ):  # fmt: skip
     """``march``, which see, on tape."""
     spectra, steps, passed, interval, stepped = tape
     coefficients, logs = axis
-    s, surviving, theta2, straight, s_start = s0, 1.0, 0.0, s0, s0
+    s, surviving, theta2, straight, s_start = s0, 1.0, angle2, s0, s0
     c_sum = d_sum = 0.0
     k = 0
     spectra[0] = u
@@ -625,7 +625,7 @@ def unroll_block(
             last = ray[row]
             passed = recorded_march(
                 spectrum.copy(), edges[0], edges[1], edges[2], start[0], of, step_mm, axis,
-                moments, work, stages, stations, scatter, tape,
+                moments, work, stages, stations, scatter, tape, start[3],
             )  # fmt: skip
             beyond(stations, passed, of, axis[0])
             releases(stations, of)

@@ -226,6 +226,7 @@ def integrate(u, lowest_y, width, s, moments, which, out):
 @njit(**OPTIONS)
 def march(
     u, lowest_y, width, mean_mm, s0, cells, step_mm, axis, moments, work, stages, stations, scatter,
+    angle2=0.0,
 ):  # fmt: skip
     """Carry a spectrum through cells along its axis until it stops; returns the cells passed.
 
@@ -234,10 +235,11 @@ def march(
     mass along the axis. ``stations`` (n_cells + 1, N_STATION) get s (mm of water along the winding
     path), ∫E n, ∫Λ n (per proton that no nuclear reaction took), the share of protons that none
     took, and mm of water along the axis; ``scatter`` (n_cells, 2) χ_c² and χ_c² ln χ_a² of each
-    cell. Steps are taken once ``step_mm`` of water lie behind the last: between, spectra only move.
+    cell. ``angle2`` is the beam's own variance of angles per axis: they make paths longer, too.
+    Steps are taken once ``step_mm`` of water lie behind the last: between, spectra only move.
     """
     coefficients, logs = axis
-    s, surviving, theta2, straight = s0, 1.0, 0.0, s0
+    s, surviving, theta2, straight = s0, 1.0, angle2, s0
     c_sum = d_sum = s_start = 0.0
     found = np.empty(N_FUNCTIONALS)
     integrate(u, lowest_y, width, s, moments, (ENERGY, LET + 1), found)

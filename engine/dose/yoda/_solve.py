@@ -48,9 +48,9 @@ def solve_block(
     """Solve the rays of one block: ``solved`` (n, n_cells, columns) and their ``stations``.
 
     ``spectrum`` (n_groups, 3), ``edges`` (lowest y, width, mean range), ``start`` (s in mm, share
-    of the protons left, removal per χ_c² by hard scattering), ``levers`` the tables of Molière's
-    moments and ``table`` its mixture. ``released`` (n_nodes, n_columns) is what secondaries leave
-    up to depths in water.
+    of the protons left, removal per χ_c² by hard scattering, variance of the beam's angles),
+    ``levers`` the tables of Molière's moments and ``table`` its mixture. ``released`` (n_nodes,
+    n_columns) is what secondaries leave up to depths in water.
     """
     n_cells = cells.shape[1]
     work = work_arrays(spectrum.shape[0])
@@ -62,7 +62,7 @@ def solve_block(
         u = spectrum.copy()
         passed = march(
             u, edges[0], edges[1], edges[2], start[0], cells[b], step_mm, axis, moments, work,
-            stages, stations[b], scatter,
+            stages, stations[b], scatter, start[3],
         )  # fmt: skip
         n_passed[b] = passed
         beyond(stations[b], passed, cells[b], axis[0])

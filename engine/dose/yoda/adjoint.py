@@ -38,15 +38,16 @@ from engine.dose.yoda.solution import (
     Setup,
     Solved,
     Traced,
+    behind_gap,
     cuts_of,
     distinct,
     middles,
     radial_sums,
     reach_mm,
+    widest_mm,
 )
 from engine.dose.yoda.spectrum import projected
-from engine.dose.yoda.splitting import scheme
-from engine.dose.yoda.spots import SpotAxis, split, split_station
+from engine.dose.yoda.spots import SpotAxis
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import NOMINAL, Scenario
 from engine.machine.ion import RangeShifter
@@ -285,11 +286,11 @@ class _Backwards:
         found += self._shifted(traced.axis, traced.split.places, traced.lever, moves, rays)
         if len(traced.split.weight) > 1:
             lever_bar = bars.lever + self._bent(traced, rays)[: len(bars.lever)]
-            center = self._spot_axis(traced, layer, lever_bar)
-            alone = split(scheme("1"))
-            self._to_voxels(traced.axis, alone.places, traced.air, center, weight)
-            found += self._shifted(traced.axis, alone.places, traced.air, moves, center)
-            parts.append(center)
+            found_by, probed = traced.probe, self._probe(traced, layer, lever_bar)
+            places, lever = found_by.split.places, found_by.lever
+            self._to_voxels(traced.axis, places, lever, probed, weight)
+            found += self._shifted(traced.axis, places, lever, moves, probed)
+            parts.append(probed)
         self.per_proton[spot] += traced.share * bars.value
         self.position[spot] += weight * found
         self.energy[spot] += weight * sum(self._per_mev(spot, layer, part) for part in parts)
@@ -327,7 +328,7 @@ class _Backwards:
         Gaussians (n_cells, 2, J) and their center (n_cells, 2), and the value."""
         setup, axis, cell = self.setup, traced.axis, traced.cell_mm
         reach = reach_mm(packed)
-        widest = WIDE_SIGMAS / np.sqrt(2.0 * wide[:, 1].min(initial=np.inf))
+        widest = WIDE_SIGMAS * widest_mm(wide)
         farthest = float(max(reach.max(), widest))
         row, first, count, _ = setup.runs_around(axis, n_cells * cell, farthest)
         start = axis.start_mm - np.array(setup.grid.origin_mm[::-1])
@@ -370,14 +371,17 @@ class _Backwards:
         own = middles(traced.air)[:n_cells] + mean[CORE_SCATTER]
         variance = own + (sigma * stretch) ** 2 + self.setup.point_variance(traced)
         parts = mean[SECONDARY + 1 : -2]
-        unit = GY_MM3_PER_MEV / (2.0 * np.pi)
-        amplitude_bar, narrow_bar = wide_bar[:, 0].T, wide_bar[:, 1].T
-        variance_bar = -(amplitude_bar * unit * parts + 0.5 * narrow_bar) / variance**2
+        unit, variance_bar, parts_bar = GY_MM3_PER_MEV / (2.0 * np.pi), 0.0, 0.0
+        for i, (share, gap_mm2) in enumerate(zip(*behind_gap(traced, layer, water_mm))):
+            of, whole = slice(i * len(parts), (i + 1) * len(parts)), variance + gap_mm2
+            amplitude_bar, narrow_bar = wide_bar[:, 0, of].T, wide_bar[:, 1, of].T
+            variance_bar -= (amplitude_bar * unit * share * parts + 0.5 * narrow_bar) / whole**2
+            parts_bar += unit * share * amplitude_bar / whole
         weight = traced.split.weight[:, None]
         solved_bar[:, :n_cells, CORE_SCATTER] += weight * variance_bar.sum(axis=0)
         columns = slice(SECONDARY + 1, SECONDARY + 1 + len(parts))
         taken = traced.donated[:, :n_cells, None]
-        solved_bar[:, :n_cells, columns] += taken * (unit * amplitude_bar / variance).T
+        solved_bar[:, :n_cells, columns] += taken * parts_bar.T
         free = (middle > cell) & (ratio > STRETCH[0]) & (ratio < STRETCH[1])
         stretch_bar = (2.0 * variance_bar * sigma**2 * stretch).sum(axis=0)
         middle_bar = np.where(free, -stretch_bar * ratio / np.where(free, middle, 1.0), 0.0)
@@ -399,7 +403,7 @@ class _Backwards:
         run_blocks(
             unroll_block, n_blocks, cuts_of(n, n_blocks), rows, which, cells[unique], solved_bar,
             water_bar, traced.split.weight, layer.spectrum, layer.edges,
-            layer.start, self.setup.physics.step_mm,
+            layer.start, layer.step_mm,
             (layer.axis.coefficients, layer.axis.logs), layer.moments,
             lever_tables(n_cells, traced.cell_mm), mixture_table(2), layer.released,
             layer.released_per_mm, cells_bar, spectrum_bar, start_bar, released_bar,
@@ -431,24 +435,21 @@ class _Backwards:
         )  # fmt: skip
         return cells
 
-    def _spot_axis(self, traced: Traced, layer: Layer, lever_bar) -> _Unrolled:
-        """Backwards through the lever, which goes by the scatter on the spot's axis."""
-        setup, alone = self.setup, split(scheme("1"))
-        cells = setup.materials_on_rays(traced.axis, alone, traced.air)
-        center = Traced(traced.axis, alone, traced.air, traced.air, cells, traced.cell_mm)
-        found = setup.solve(center, layer, counted=False)
-        variance = traced.air + found.scatter_mm2
-        rays = setup.materials_on_rays(traced.axis, traced.split, np.sqrt(variance))
-        at = split_station(rays[:, : found.n_passed, fp.C], traced.split, variance)
-        station_bar, n = np.zeros(len(variance)), len(lever_bar)
+    def _probe(self, traced: Traced, layer: Layer, lever_bar) -> _Unrolled:
+        """Backwards through the lever, which goes by the scatter that rays within the spot have."""
+        rays, n = traced.probe, len(lever_bar)
+        station_bar = np.zeros(len(traced.variance))
         station_bar[:n] += 0.5 * lever_bar
         station_bar[1 : n + 1] += 0.5 * lever_bar
-        variance_bar = _lever_adjoint(variance, at, station_bar)
-        solved_bar = np.zeros(found.solved.shape)
-        solved_bar[0, 1:, CORE_SCATTER] += 0.5 * variance_bar[1:-1]
-        solved_bar[0, :-1, CORE_SCATTER] += 0.5 * variance_bar[1:-1]
-        solved_bar[0, -1, CORE_SCATTER] += variance_bar[-1]
-        return self._unrolled(center, layer, solved_bar, np.zeros(len(variance)))
+        variance_bar = _lever_adjoint(traced.variance, traced.split_at, station_bar)
+        middle_bar = np.zeros(len(variance_bar) - 1)
+        middle_bar[1:] += 0.5 * variance_bar[1:-1]
+        middle_bar[:-1] += 0.5 * variance_bar[1:-1]
+        middle_bar[-1] += variance_bar[-1]
+        columns = SECONDARY + layer.released.shape[1]
+        solved_bar = np.zeros((len(rays.split.weight), len(middle_bar), columns))
+        solved_bar[:, :, CORE_SCATTER] = rays.split.weight[:, None] * middle_bar
+        return self._unrolled(rays, layer, solved_bar, np.zeros(len(variance_bar)))
 
     def _to_voxels(self, axis: SpotAxis, places, lever, rays: _Unrolled, weight: float) -> None:
         grid = self.setup.medium.grid

@@ -16,6 +16,7 @@ from engine.machine.ion import IonMachine, RangeShifter
 from engine.patient.ct import override_material
 
 SHIFTER_CELL_MM = 1.0
+STEP_SPREADS = 1.5  # standard deviation of the ranges at their end, in water
 HARD_ANGLE_RAD = 0.082  # 5° in the center of mass with oxygen
 
 
@@ -44,18 +45,21 @@ class Layer:
     s_mm: float
     surviving: float
     air_variance: tuple[float, float, float]
+    exit_mm: float | None  # of the range shifter, along the beam from the isocenter
+    step_mm: float  # of the solver, in water
     secondaries: SecondaryDose | None
     released: np.ndarray  # (n_nodes, n_columns), as ``solve_block`` takes it
 
     @property
-    def start(self) -> tuple[float, float, float]:
-        """s, the share of protons left, and those that scatter hard per χ_c².
+    def start(self) -> tuple[float, float, float, float]:
+        """s, the share of protons left, those that scatter hard per χ_c², and the variance of the
+        beam's angles.
 
         Hard is beyond 4.7°: with reactions on, such protons are among those of nuclear-elastic
         scattering, whose tables begin there.
         """
         hard = 0.0 if self.secondaries is None else HARD_ANGLE_RAD**-2
-        return self.s_mm, self.surviving, hard
+        return self.s_mm, self.surviving, hard, max(self.air_variance[2], 0.0)
 
     @property
     def released_per_mm(self) -> float:
@@ -89,13 +93,14 @@ def layer_of(
             "tables of the deterministic engine end; choose another energy."
         )
     kernel = layer_kernel(machine, index, shifter, exit_mm or 0.0, air_gap_mm)
-    return _layer(energy, std, physics, shifter, kernel.air_variance)
+    where = exit_mm if shifter is not None else None
+    return _layer(energy, std, physics, shifter, where, kernel.air_variance)
 
 
 @lru_cache(maxsize=512)
 def _layer(
     energy_mev: float, std_mev: float, physics: Physics, shifter: RangeShifter | None,
-    air_variance: tuple[float, float, float],
+    exit_mm: float | None, air_variance: tuple[float, float, float],
 ) -> Layer:  # fmt: skip
     axis = axis_of(physics)
     found = incoming(energy_mev, std_mev, axis)
@@ -107,7 +112,8 @@ def _layer(
     if physics.nuclear:
         secondaries = secondary_dose(energy_mev, std_mev, physics.i_water_ev)
     return Layer(
-        axis, found, moments, spectrum, s_mm, surviving, air_variance, secondaries,
+        axis, found, moments, spectrum, s_mm, surviving, air_variance, exit_mm,
+        min(physics.step_mm, STEP_SPREADS * found.spread_mm), secondaries,
         released_columns(secondaries),
     )  # fmt: skip
 

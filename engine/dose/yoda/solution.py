@@ -32,6 +32,7 @@ from engine.dose.yoda.spots import (
     SpotAxis,
     drift,
     lever_mm,
+    probe,
     split,
     split_station,
     spot_axis,
@@ -40,6 +41,7 @@ from engine.dose.yoda.spots import (
 from engine.geometry.coordinates import BeamFrame, beam_frame
 from engine.geometry.plan import Plan
 from engine.geometry.scenarios import Scenario
+from engine.machine.depth_kernels import HALO_ANGLE_RAD, HALO_FADES_MM
 from engine.parallel import run_blocks, threads
 from engine.patient.ct import Calibration
 from engine.patient.grid import Grid
@@ -53,21 +55,26 @@ CORE_SIGMAS, TAIL_SIGMAS, WIDE_SIGMAS = 4.5, 3.5, 3.5  # beyond which Gaussians 
 SUB_VOXEL_SIGMAS = 1.3  # a voxel is averaged over points no farther apart
 RADIUS_STEP_SIGMAS = 0.4  # of the narrowest: linear in between, to 2 % of what is wide
 AROUND_SIGMAS = 4.0  # within which a spot enters the grid
+NARROWEST_MM = 0.05  # what is narrower is a point in any voxel
+MAX_POINTS = 6  # per voxel and axis
 ALIGNED = 0.999  # cosine to an axis of the grid
 N_BLOCKS = 16
 NOWHERE = -1
 # Where the water before beamlets spreads by no more than this many mm, so few beamlets are enough.
 FEWER = ((0.1, "1"), (0.5, "1+6+6+12"))
+LEAST_DOSE_SHARE = 1e-3  # of the secondaries': wide Gaussians with less do not set the reach
 STRETCH = (0.3, 5.0)  # of the secondaries' widths, for density: limits
 
 
 @dataclass
 class Counts:
-    """How many Fokker–Planck solves were made, and how many beamlets took another's."""
+    """How many Fokker–Planck solves were made, how many beamlets took another's, and how many more
+    solves told where to split."""
 
     n_spots: int = 0
     n_beamlets: int = 0
     n_solved: int = 0
+    n_probed: int = 0
 
     @property
     def n_reused(self) -> int:
@@ -85,6 +92,9 @@ class Traced:
     cells: np.ndarray  # (n, n_cells, N_COEFFICIENTS)
     cell_mm: float
     share: float = 1.0  # of the spot's protons
+    probe: "Traced | None" = None  # rays by whose scatter the lever goes
+    variance: np.ndarray | None = None  # (n_cells + 1,) of the core, with that scatter, mm²
+    split_at: int = 0
 
     @cached_property
     def donor(self) -> np.ndarray:
@@ -315,7 +325,7 @@ class Setup:
             )  # fmt: skip
             apart = [float(m[index] - f[index]) for m, f in zip(moments, first)]
             added = drift(*apart, machine.nozzle_to_isocenter_mm)
-            yield share, tuple(np.add(layer.air_variance, added)), split(scheme("1"))
+            yield share, tuple(np.add(layer.air_variance, added)), split(self.scheme)
 
     def _misses(self, spot: int) -> str:
         plan = self.plan
@@ -329,26 +339,33 @@ class Setup:
         self, axis: SpotAxis, layer: Layer, air: np.ndarray, parts: Split, share: float
     ) -> Traced:
         """The materials along beamlets, split as finely and as deep as what lies ahead asks for."""
-        alone = split(scheme("1"))
-        lever = np.sqrt(air)
-        center = Traced(
-            axis, alone, air, lever, self.materials_on_rays(axis, alone, lever), self.cell_mm, share
-        )
+        sigma = np.sqrt(air)
         if len(parts.weight) == 1:
-            return center
-        found = self.solve(center, layer, counted=False)
+            return self._unsplit(axis, air, share)
+        rays = Traced(
+            axis, probe(), air, sigma, self.materials_on_rays(axis, probe(), sigma), self.cell_mm
+        )
+        found = self.solve(rays, layer, of_probe=True)
         variance = air + found.scatter_mm2
         sigma, n = np.sqrt(variance), found.n_passed
         water = self.materials_on_rays(axis, parts, sigma)[:, :n, fp.C]
         if self.adaptive:
             wanted, parts = parts, self._fewer(parts, water)
             if len(parts.weight) == 1:
-                return center
+                return self._unsplit(axis, air, share)
             if parts is not wanted:
                 water = self.materials_on_rays(axis, parts, sigma)[:, :n, fp.C]
-        lever = lever_mm(variance, split_station(water, parts, variance))
+        range_mm = layer.incoming.mean_mm - layer.s_mm
+        split_at = split_station(water, parts, variance, range_mm)
+        lever = lever_mm(variance, split_at)
         cells = self.materials_on_rays(axis, parts, lever)
-        return Traced(axis, parts, air, lever, cells, self.cell_mm, share)
+        return Traced(axis, parts, air, lever, cells, self.cell_mm, share, rays, variance, split_at)
+
+    def _unsplit(self, axis: SpotAxis, air: np.ndarray, share: float) -> Traced:
+        """The whole spot as one beamlet."""
+        alone, lever = split(scheme("1")), np.sqrt(air)
+        cells = self.materials_on_rays(axis, alone, lever)
+        return Traced(axis, alone, air, lever, cells, self.cell_mm, share)
 
     def _fewer(self, parts: Split, water: np.ndarray) -> Split:
         """Beamlets for the matter ahead, at most ``parts``; ``water`` (n, n_cells) is theirs."""
@@ -374,7 +391,7 @@ class Setup:
         )  # fmt: skip
         return cells
 
-    def solve(self, traced: Traced, layer: Layer, counted: bool = True) -> Solved:
+    def solve(self, traced: Traced, layer: Layer, of_probe: bool = False) -> Solved:
         """One Fokker–Planck solve for every kind of materials on a ray."""
         unique, which = distinct(traced.cells)
         n, n_cells = len(unique), traced.cells.shape[1]
@@ -386,12 +403,14 @@ class Setup:
         run_blocks(
             solve_block, n_blocks, cuts_of(n, n_blocks), layer.spectrum, layer.edges,
             layer.start,
-            traced.cells[unique], self.physics.step_mm,
+            traced.cells[unique], layer.step_mm,
             (layer.axis.coefficients, layer.axis.logs), layer.moments,
             lever_tables(n_cells, traced.cell_mm), mixture_table(2), released,
             layer.released_per_mm, stations, solved, passed,
         )  # fmt: skip
-        if counted:
+        if of_probe:
+            self.counts.n_probed += n
+        else:
             self.counts.n_spots += 1
             self.counts.n_beamlets += len(which)
             self.counts.n_solved += n
@@ -421,7 +440,7 @@ class Setup:
         )  # fmt: skip
         wide = self.secondaries_around(traced, layer, solved, kind)
         reach = reach_mm(beamlets)
-        widest = WIDE_SIGMAS / np.sqrt(2.0 * wide[:, 1].min(initial=np.inf))
+        widest = WIDE_SIGMAS * widest_mm(wide)
         row, first, count, offset = self.runs_around(
             axis, n_cells * cell, float(max(reach.max(), widest))
         )
@@ -458,9 +477,11 @@ class Setup:
         stretch = _stretch(water_mm - water_mm[0], cell)
         sigma = layer.secondaries.sigma_mm[1:, None] * stretch
         variance = own + sigma**2 + self.point_variance(traced)
-        amplitude = GY_MM3_PER_MEV / (2.0 * np.pi) * _released(mean, kind) / variance
+        parts = GY_MM3_PER_MEV / (2.0 * np.pi) * _released(mean, kind)
+        shares, gap_mm2 = behind_gap(traced, layer, water_mm)
+        wide = [(parts * f / (variance + g), 0.5 / (variance + g)) for f, g in zip(shares, gap_mm2)]
         return np.ascontiguousarray(
-            np.stack([amplitude, 0.5 / variance]).transpose(2, 0, 1), np.float32
+            np.concatenate([np.stack(w) for w in wide], axis=1).transpose(2, 0, 1), np.float32
         )
 
     def point_variance(self, traced: Traced) -> float:
@@ -469,13 +490,16 @@ class Setup:
         return 0.5 * float(sum(((axis * fine) ** 2).sum() / 12.0 for axis in traced.axis.axes[:2]))
 
     def points_per_voxel(self, traced: Traced) -> np.ndarray:
-        """Points per voxel in x, y and z, (3,) int64."""
-        narrowest = float(np.sqrt(1.0 - traced.split.narrower.max()) * traced.lever.min())
+        """Points per voxel in x, y and z, (3,) int64, at most MAX_POINTS each."""
+        narrower, square = float(traced.split.narrower.max()), traced.lever**2
+        own = np.maximum(traced.air - narrower * square, 0.5 * (1.0 - narrower) * square)
+        narrowest = max(float(np.sqrt(own.min())), NARROWEST_MM)
         spacing = np.array(self.grid.spacing_mm[::-1])
-        points = np.maximum(np.ceil(spacing / (SUB_VOXEL_SIGMAS * narrowest)), 1.0)
+        points = np.clip(np.ceil(spacing / (SUB_VOXEL_SIGMAS * narrowest)), 1.0, MAX_POINTS)
         along = np.abs(traced.axis.axes[2])
-        if along.max() > ALIGNED:  # points in the middle of cells need no interpolation
-            points[np.argmax(along)] = max(round(spacing[np.argmax(along)] / self.cell_mm), 1)
+        if along.max() > ALIGNED:  # cells no shorter than points are far apart blur nothing
+            i = int(np.argmax(along))
+            points[i] = np.ceil(spacing[i] / self.cell_mm - 1e-9)
         return points.astype(np.int64)
 
     def runs_around(self, axis: SpotAxis, length_mm: float, reach_mm: float):
@@ -510,13 +534,20 @@ def _released(mean: np.ndarray, kind: int) -> np.ndarray:
     return parts[1:] * np.divide(of, whole, out=np.zeros(whole.size), where=whole > 0.0)
 
 
+def widest_mm(wide: np.ndarray) -> float:
+    """Largest σ around the axis, of what has a share of the dose there; 0 if nothing has."""
+    doses = (wide[:, 0] / np.maximum(wide[:, 1], 1e-12)).sum(axis=0)
+    some = doses > LEAST_DOSE_SHARE * doses.sum()
+    return float(1.0 / np.sqrt(2.0 * wide[:, 1][:, some].min())) if some.any() else 0.0
+
+
 def radial_sums(wide: np.ndarray) -> tuple[np.ndarray, np.float32]:
     """Sums of the Gaussians around the axis over radius (n_cells, n_radii), and radii per mm."""
     if wide.shape[2] == 0:
         return np.zeros((len(wide), 1), np.float32), np.float32(1.0)
     sigma = 1.0 / np.sqrt(2.0 * wide[:, 1])
     step = np.float32(RADIUS_STEP_SIGMAS * sigma.min())
-    table = np.empty((len(wide), int(WIDE_SIGMAS * sigma.max() / step) + 2), np.float32)
+    table = np.empty((len(wide), int(WIDE_SIGMAS * widest_mm(wide) / step) + 2), np.float32)
     run_blocks(kernels.radial_block, N_BLOCKS, cuts_of(len(wide), N_BLOCKS), wide, step, table)
     return table, np.float32(1.0) / step
 
@@ -550,6 +581,21 @@ def distinct(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rounded = cells.astype(np.float32)  # rays through other voxels of the same matter are alike
     which = np.array([kinds.setdefault(c.tobytes(), len(kinds)) for c in rounded])
     return np.array([int(np.argmax(which == k)) for k in range(len(kinds))]), which
+
+
+def behind_gap(traced: Traced, layer: Layer, water_mm: np.ndarray) -> tuple[list, list]:
+    """Shares of the secondaries (n_cells,), and what a gap adds to their variance, mm².
+
+    Of those made in the patient, then, if there is one, of those of a range shifter before a gap.
+
+    The latter's angle, and how soon they stop, are the pencil beam's.
+    """
+    inside = middles(water_mm) - water_mm[0]
+    if layer.exit_mm is None:
+        return [np.ones(len(inside))], [0.0]
+    gap_mm = traced.axis.t_mm + traced.cell_mm * int(np.argmax(inside > THIN_MM)) - layer.exit_mm
+    shifted = np.exp(-inside / HALO_FADES_MM)
+    return [1.0 - shifted, shifted], [0.0, (HALO_ANGLE_RAD * gap_mm) ** 2]
 
 
 def middles(stations: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ class Spectrum:
     width_mm: float
     coefficients: np.ndarray
     mean_mm: float
+    spread_mm: float  # standard deviation that ranges have at their end
 
 
 def incoming(
@@ -43,7 +44,7 @@ def incoming(
     n = int(np.ceil(2.0 * window_sigmas * spread / width)) + 1
     lowest = mean_mm - 0.5 * n * width
     coefficients = projected(energy_mev, energy_std_mev, axis, lowest, width, n)
-    return Spectrum(lowest, width, coefficients, mean_mm)
+    return Spectrum(lowest, width, coefficients, mean_mm, spread)
 
 
 def projected(

@@ -14,6 +14,8 @@ from engine.patient.grid import Grid
 # two, at this distance in its own σ.
 TURN_RAD = 0.13
 PAIR_SIGMAS = 0.2
+PROBE_SIGMAS, PROBE_TURN_RAD = 0.7, 0.4
+LATEST_SHARE = 0.8  # of the water up to the range: behind, widths grow too fast to be carried on
 LEAST_DIFFERENCE_MM2 = 1e-9  # of water across a spot: below, all beamlets see the same
 
 
@@ -122,6 +124,14 @@ def split(scheme: RingScheme) -> Split:
     return Split(weight[some], places[some], 1.0 - variance[some])
 
 
+@lru_cache
+def probe() -> Split:
+    """Four rays within the spot, none on a plane through its axis, which tell how it scatters."""
+    angle = PROBE_TURN_RAD + 0.5 * np.pi * np.arange(4)
+    places = PROBE_SIGMAS * np.column_stack([np.cos(angle), np.sin(angle)])
+    return Split(np.full(4, 0.25), places, np.full(4, 0.5 * PROBE_SIGMAS**2))
+
+
 def lever_mm(variance: np.ndarray, split_at: int) -> np.ndarray:
     """Lever of a spot's beamlets from the variance of its core at stations (n,), mm.
 
@@ -135,14 +145,17 @@ def lever_mm(variance: np.ndarray, split_at: int) -> np.ndarray:
     return np.where(away > 0, np.sqrt(variance), behind)
 
 
-def split_station(water: np.ndarray, parts: Split, variance: np.ndarray) -> int:
+def split_station(
+    water: np.ndarray, parts: Split, variance: np.ndarray, range_mm: float
+) -> int:
     """The station at which to split a spot whose beamlets pass ``water`` (n, n_cells) in cells.
 
     An edge in matter, seen at a depth of splitting behind it, is blurred by the scatter in between:
     a proton's place z tells its place at the edge with the variance V_e (1 − ρ²), ρ being the
     correlation of both. Beamlets of finite width blur it too. The two are the same, and the edge
     as sharp as it is, where 1/ρ² − 1 is the beamlets' variance in units of the spot's. Matter of
-    many edges counts as one in the middle of all, by the variance over beamlets.
+    many edges counts as one in the middle of all, by the variance over beamlets. No spot is split
+    where any of it is in the last fifth of ``range_mm`` of water.
     """
     mean = parts.weight @ water
     differs = parts.weight @ (water - mean) ** 2
@@ -155,4 +168,7 @@ def split_station(water: np.ndarray, parts: Split, variance: np.ndarray) -> int:
     correlation2 = covariance**2 / (variance[edge] * behind)
     beamlet = float(parts.weight @ (1.0 - parts.narrower))
     loose = np.flatnonzero(correlation2 * (1.0 + beamlet) < 1.0)
-    return edge + int(loose[0] if len(loose) else len(behind) - 1)
+    found = edge + int(loose[0] if len(loose) else len(behind) - 1)
+    passed = np.cumsum(water, axis=1)
+    late = (passed > LATEST_SHARE * range_mm).any(axis=0)
+    return min(found, int(np.argmax(late)) + 1 if late.any() else found)

@@ -37,7 +37,7 @@ N_CELLS = 100
 
 @pytest.fixture(scope="module")
 def layer():
-    return _layer(100.0, 1.0, Physics(75.0, "moliere", True, 0.0), None, (9.0, 0.0, 0.0))
+    return _layer(100.0, 1.0, Physics(75.0, "moliere", True, 0.0), None, None, (9.0, 0.0, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_the_energy_gradient_goes_through_a_range_shifter(patient, weights, monk
     energy, std = float(machine.energy_mev[index]), float(machine.energy_std_mev[index])
     values = []
     for by in (1.0, -1.0):
-        other = _layer(energy + by, std, setup.physics, shifter, air)
+        other = _layer(energy + by, std, setup.physics, shifter, -80.0, air)
         monkeypatch.setattr(setup, "layer", lambda spot, other=other: other)
         values.append(from_setup(weights, setup))
     slope = 0.5 * (values[0] - values[1])

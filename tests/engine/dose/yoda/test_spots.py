@@ -76,9 +76,9 @@ def test_spots_are_split_behind_what_differs_and_later_if_coarser():
     for name in ("1+6+6+12", "1+6+6+12+12+24", "1+6+12+18+24+30+36"):
         parts = split(scheme(name))
         water = np.ones((len(parts.weight), 100))
-        assert split_station(water, parts, variance) == 0  # nothing differs
+        assert split_station(water, parts, variance, 120.0) == 0  # nothing differs
         water[parts.places[:, 0] > 0.0, 25:35] = 1.5
-        stations[len(parts.weight)] = split_station(water, parts, variance)
+        stations[len(parts.weight)] = split_station(water, parts, variance, 120.0)
     found = [stations[n] for n in sorted(stations)]
     assert found == sorted(found, reverse=True) and 30 < found[-1]
 
