@@ -15,11 +15,13 @@ recoils), along depth and with their own lateral spread; range shifters, a secon
 beam, two virtual sources; dose to water or medium, averaged over voxels; dose-averaged LET.
 
 Not modelled: δ-electrons; Vavilov's skewed straggling; large angles of electromagnetic scattering
-beyond the width of Molière's tail; matter that a proton meets after scattering from one beamlet's
-ray to another's, but for the choice of the depth of splitting; spectra of secondary protons, whose
-dose comes from kernels in water, scaled along each ray by water-equivalent depth and by what its
-materials set free, but spread around the spot's axis alone; neutrons and photons; apertures; the
-air between nozzle and CT, which is vacuum.
+beyond the width of Molière's tail; the tail of what scatters in a range shifter, and more than one
+angle of its secondaries over the gap behind it; matter that a proton meets after scattering from
+one beamlet's ray to another's, but for the choice of the depth of splitting; spectra of secondary
+protons, whose dose comes from kernels in water, scaled along each ray by water-equivalent depth and
+by what its materials set free, but spread around the spot's axis alone; neutrons and photons;
+apertures; the air between nozzle and CT, which is vacuum. Spots much wider than voxels (σ of 6 mm
+and more, behind range shifters) need finer schemes than the default to resolve a patient.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,8 +50,8 @@ from engine.physics.moliere import MODELS
 Scored = Literal["dose to water", "dose to medium"]
 QUANTITIES = ("dose", "letd")
 LIMITS = {  # what an argument may be, and what is usual
-    "depth_step_mm": (0.1, 5.0, "1 mm"),
-    "fokker_planck_step_mm": (0.1, 10.0, "2 mm of water"),
+    "depth_step_mm": (0.1, 2.5, "1 mm"),
+    "fokker_planck_step_mm": (0.1, 4.0, "2 mm of water"),
     "entry_cutoff": (0.0, 0.1, "1e-3"),
     "i_water_ev": (*LIMITS_I_WATER_EV, "75 eV (ICRU 49) or 78 eV (ICRU 90)"),
 }
@@ -62,7 +64,8 @@ class YodaEngine:
     ``scheme`` splits the spots of a dose, ``influence_scheme`` those of a matrix: beamlets per ring
     as "1+6+6+12+12+24", "1" for none, or a ``RingScheme``. If ``adaptive``, spots before which
     matter hardly differs are split less. ``depth_step_mm`` is the longest cell along a beamlet;
-    ``fokker_planck_step_mm`` the water after which the solver takes a step. A matrix keeps entries
+    ``fokker_planck_step_mm`` the water after which the solver takes a step, at most 1.5 standard
+    deviations of the ranges. A matrix keeps entries
     above ``entry_cutoff`` of a spot's largest, and gathers smaller ones into some of that size.
     ``scattering`` is "moliere" or "born". ``progress`` is called between spots.
     """

@@ -55,9 +55,6 @@ class RangeAxis:
     logs: np.ndarray  # (n, 2): ln β²γ², ln (pc)² in MeV²
     functionals: np.ndarray  # (n, N_FUNCTIONALS)
 
-    def __hash__(self) -> int:
-        return id(self)  # one object for each kind of water: a key of caches
-
 
 @lru_cache(maxsize=8)
 def range_axis(i_water_ev: float, removal_per_mm: tuple[float, ...] = ()) -> RangeAxis:

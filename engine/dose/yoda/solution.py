@@ -171,7 +171,8 @@ def kept_entries(
     """Rows and Gy of a spot's entries, ascending, and its largest.
 
     What is smaller than ``cutoff`` of the largest is summed up along the voxels' order, and left as
-    an entry of that size wherever so much has come together: sums stay right, within millimeters.
+    an entry of that size wherever so much has come together: the sum stays right to rounding, and
+    what is so small moves along x by up to some centimeters.
     ``volume`` (n_voxels,) holds zeros, and does so again; ``rows`` (n_voxels,) is −1 for voxels
     that nobody asks for.
     """
