@@ -93,7 +93,7 @@ def test_the_bits_do_not_depend_on_threads_or_on_who_looks_on(mixed, plan, with_
     told = []
     watched = mixed.simulate(plan, n, quantities=EVERYTHING, progress=told.append)
     assert bits(watched) == bits(expected)
-    assert told[-1].n_histories == told[-1].expected == n
+    assert told[-1].done == told[-1].expected == n
 
 
 def test_columns_do_not_depend_on_threads_or_on_the_other_spots(mixed, plan, with_threads):
@@ -138,7 +138,7 @@ def test_more_histories_than_allowed_are_refused_before_they_are_begun(mixed, pl
     with pytest.raises(ValueError, match=message):
         mixed.simulate(plan, None, uncertainty_percent=0.01, max_histories=10**7,
                        progress=told.append)  # fmt: skip
-    assert told[-1].n_histories <= 4 * GROUP
+    assert told[-1].done <= 4 * GROUP
 
 
 def test_seeds_give_other_doses_of_the_same_beam(mixed, plan):
@@ -255,4 +255,4 @@ def test_progress_of_columns_is_told_up_to_the_end(mixed, plan):
     engine = mixed.engine(histories_per_spot=50, progress=told.append)
     engine.influence(mixed.patient, plan, mixed.grid)
     assert [p.done for p in told] == sorted(p.done for p in told)
-    assert told[-1].n_histories == told[-1].expected == 50 * plan.n_spots
+    assert told[-1].done == told[-1].expected == 50 * plan.n_spots
