@@ -11,7 +11,7 @@ OPTIONS = dict(cache=True, nogil=True, error_model="numpy")
 FAST = dict(OPTIONS, fastmath=True)
 # of a beamlet at a depth, float32: place, and amplitude and ½/variance of two Gaussians
 X, Y, CORE, CORE_NARROW, TAIL, TAIL_NARROW = range(6)
-EXP_ORDER = np.float32(1.0 / 64.0)
+EXP_SCALE = np.float32(1.0 / 64.0)
 
 
 @njit(**OPTIONS)
@@ -152,7 +152,7 @@ def rows_around(axis, length, reach, shape, spacing, row, first, count):
 @njit(**FAST)
 def _falls(x):
     """exp(−x) for x ≥ 0 to 2e-4 of itself, in plain arithmetic that runs over eight lanes."""
-    y = min(x, np.float32(40.0)) * EXP_ORDER
+    y = min(x, np.float32(40.0)) * EXP_SCALE
     y = np.float32(1.0) - y * (
         np.float32(1.0) - y * (np.float32(0.5) - y * (
             np.float32(1.0 / 6.0) - y * np.float32(1.0 / 24.0)))

@@ -3,7 +3,7 @@
 For a functional J = Σ w D of the dose to water, the adjoint method of Burlacu et al. 2024 (section
 2.4), here as the exact discrete adjoint of what the engine does: every CT voxel gets the
 derivative of J with respect to each of its coefficients (density times ``material_coefficients``),
-so that another CT costs six inner products. A voxel's own density has no direct part: dose to
+so that another CT costs seven inner products. A voxel's own density has no direct part: dose to
 water changes through the rays alone.
 
 Held as they are, since they jump: when steps are taken, at which depth beamlets are split, how far

@@ -65,9 +65,9 @@ class YodaEngine:
     as "1+6+6+12+12+24", "1" for none, or a ``RingScheme``. If ``adaptive``, spots before which
     matter hardly differs are split less. ``depth_step_mm`` is the longest cell along a beamlet;
     ``fokker_planck_step_mm`` the water after which the solver takes a step, at most 1.5 standard
-    deviations of the ranges. A matrix keeps entries
-    above ``entry_cutoff`` of a spot's largest, and gathers smaller ones into some of that size.
-    ``scattering`` is "moliere" or "born". ``progress`` is called between spots.
+    deviations of the ranges. A matrix keeps entries above ``entry_cutoff`` of a spot's largest, and
+    gathers smaller ones into some of that size. ``scattering`` is "moliere" or "born". ``progress``
+    is called between spots.
     """
 
     depth_step_mm: float = 1.0
