@@ -15,7 +15,13 @@ from agents.energy_layer_judge import EnergyLayerJudge
 from agents.voxel_mask_judge import VoxelMaskJudge
 from engine.parallel import set_threads
 from ptenv.cases.library import load_case
-from ptenv.cases.recipe import SITES, checked_case, procedural_id, split_seeds
+from ptenv.cases.recipe import (
+    SITES,
+    checked_case,
+    name_without_path,
+    procedural_id,
+    split_seeds,
+)  # fmt: skip
 
 gym.register_envs(ptenv)
 
@@ -226,6 +232,14 @@ class DoseShapingEnvironment:
 
     def chosen_cases(self, cases: list[str] | None, split: str, n_cases: int | None) -> list[str]:
         return chosen_cases(cases, split, n_cases, self.site)
+
+
+def learned_from(environment: AnyEnvironment, seed: int) -> dict:
+    """What a benchmark must know of an agent that learned in an environment: on which cases."""
+    return {
+        "env_id": environment.id, "settings": environment.make().spec.kwargs, "seed": seed,
+        "cases": [name_without_path(case) for case in environment.training_cases()],
+    }  # fmt: skip
 
 
 def prepare_cases(

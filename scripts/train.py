@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from agents.environments import preload_workers
+from agents.environments import learned_from, preload_workers
 from agents.evaluation import mean_score, summary
 from agents.rl.checkpoints import last_checkpoint
 from agents.rl.curve import read_curve
@@ -56,7 +56,8 @@ def run(cfg: DictConfig) -> float:
         build_cases(environment, cases, workers, "Patients to judge on")
         with stage("Training") as notes, _progress(schedule.n_steps) as progress:
             model = train(learner, environment, schedule, folder, cfg.seed, logger, progress)
-            save_agent(model, folder / "agent", environment.learner_settings())
+            learned = learned_from(environment, cfg.seed)
+            save_agent(model, folder / "agent", environment.learner_settings(), learned)
             notes.append(f"{model.num_timesteps} steps of {environment.id}")
     agents[TRAINED] = trained_agent(str(folder))
     rows = compare(environment, agents, cases, trials, workers, folder, TRAINED)

@@ -1,6 +1,7 @@
 """A trained agent as it is kept on disk: stable-baselines3's zip, and what it was trained in."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,13 +62,17 @@ class TrainedAgent:
         return {**self.__dict__, "_model": None, "_env": None}  # other processes read it from disk
 
 
-def save_agent(model: BaseAlgorithm, folder: Path, environment: dict[str, str]) -> Path:
-    """Write the weights and ``environment``, the arguments that an agent's environment needs."""
+def save_agent(
+    model: BaseAlgorithm, folder: Path, environment: dict[str, str], learned: Mapping | None = None
+) -> Path:
+    """Write the weights, ``environment``, the arguments that an agent's environment needs, and
+    what it ``learned`` from: ``agents.environments.learned_from``."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder / WEIGHTS)
     description = {
         "algorithm": type(model).__name__,
         "environment": dict(environment),
+        "learned": dict(learned or {}),
         "n_steps": int(model.num_timesteps),
         "stable_baselines3": stable_baselines3.__version__,
     }
