@@ -1,10 +1,7 @@
 """Which environment agents learn in and are judged in."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_all_start_methods, get_context, set_forkserver_preload
 from typing import ClassVar, Protocol
 
 import gymnasium as gym
@@ -13,7 +10,6 @@ import ptenv
 from agents.dose_shaping_judge import DoseShapingJudge
 from agents.energy_layer_judge import EnergyLayerJudge
 from agents.voxel_mask_judge import VoxelMaskJudge
-from engine.parallel import set_threads
 from ptenv.cases.library import load_case
 from ptenv.cases.recipe import (
     SITES,
@@ -22,6 +18,7 @@ from ptenv.cases.recipe import (
     procedural_id,
     split_seeds,
 )  # fmt: skip
+from ptenv.processes import worker_pool
 
 gym.register_envs(ptenv)
 
@@ -255,31 +252,6 @@ def prepare_cases(
     with worker_pool(workers) as pool:
         for done, _ in enumerate(pool.map(environment.prepare, cases), start=1):
             progress(done)
-
-
-def preload_workers(*modules: str) -> None:
-    """Let the server that forks worker processes import modules once for all of them.
-
-    Call it before the first pool or vector environment of the process; later it does nothing.
-    """
-    if "forkserver" in get_all_start_methods():
-        set_forkserver_preload(["__main__", *modules])
-
-
-@contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread each; what has not begun is dropped when an error ends the block."""
-    pool = new_pool(workers)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def new_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes of one thread each, for who shuts them down."""
-    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    return ProcessPoolExecutor(workers, context, initializer=set_threads, initargs=(1,))
 
 
 def chosen_cases(

@@ -14,9 +14,10 @@ from zlib import compress
 
 import numpy as np
 
-from agents.environments import AnyEnvironment, worker_pool
+from agents.environments import AnyEnvironment
 from ptenv.cases.anchors import SMALLEST_GAP
 from ptenv.cases.library import load_case
+from ptenv.processes import worker_pool
 
 Drawer = Callable[[str, object], None]  # (agent's name, its final state)
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.baselines.search import Found, Search
-from agents.environments import AnyEnvironment, worker_pool
+from agents.environments import AnyEnvironment
 from ptenv.cases.library import AnyCase
+from ptenv.processes import worker_pool
 
 NEEDED = 3.0  # times the sampling noise, by which privileged search must beat the best heuristic
 

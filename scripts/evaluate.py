@@ -9,10 +9,10 @@ import sys
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from agents.environments import preload_workers
 from agents.evaluation import mean_score
 from agents.trained import trained_agents
 from engine.parallel import threads
+from ptenv.processes import preload_workers
 from scripts.comparison import EVERY_AGENT, build_cases, compare, tables
 from scripts.record import output_folder, save_record
 

@@ -9,11 +9,11 @@ import sys
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from agents.environments import preload_workers
 from agents.headroom import headroom, headroom_rows, search_all
 from agents.trained import trained_agents
 from engine.parallel import threads
 from ptenv.cases.library import load_case
+from ptenv.processes import preload_workers
 from ptenv.rendering import score_table
 from scripts.comparison import build_cases, compare, counted, tables, write_csv
 from scripts.record import output_folder, save_record, stage

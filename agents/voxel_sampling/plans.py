@@ -12,10 +12,11 @@ from time import perf_counter
 
 import numpy as np
 
-from agents.environments import AnyEnvironment, new_pool
+from agents.environments import AnyEnvironment
 from agents.voxel_sampling.study import case_named
 from agents.voxel_sampling.study_problem import row_penalty, sampled_problem
 from engine.optimization.solvers import LBFGSB
+from ptenv.processes import new_pool
 
 
 class PlanWarning(UserWarning):

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.environments import AnyEnvironment, worker_pool
+from agents.environments import AnyEnvironment
 from agents.voxel_sampling.samplers import Sampler
 from agents.voxel_sampling.study_plans import CaseStudy, Trials, n_steps, study_case
 from ptenv.cases.case import Case
 from ptenv.cases.library import load_case
+from ptenv.processes import worker_pool
 
 PLANS = "plans"  # folder of what pictures are drawn from
 Progress = Callable[[int, str], None]  # (steps done so far, of which case)
