@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -35,6 +35,10 @@ class Headroom:
     @property
     def is_enough(self) -> bool:
         return self.gain >= NEEDED * self.noise
+
+    def as_dict(self) -> dict:
+        """The figures and the verdict, for the suite that is frozen after it."""
+        return {**asdict(self), "is_enough": self.is_enough}
 
     def __str__(self) -> str:
         times = self.gain / self.noise if self.noise > 0 else float("inf")

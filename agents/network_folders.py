@@ -28,3 +28,8 @@ def read_network(folder: Path, weights: str, card: str, agent: str) -> tuple[dic
             f"`ptenv train agent={agent}`."
         ) from None
     return description, state
+
+
+def read_card(folder: Path, card: str) -> dict:
+    """What a network's card says, without its weights."""
+    return json.loads((folder / card).read_text(encoding="utf-8"))

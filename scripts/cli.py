@@ -1,7 +1,8 @@
 """The command line: ``ptenv COMMAND key=value …``, with Hydra's overrides and ``-m`` for sweeps.
 
 A command is a module of this package with a function ``run(cfg)`` and a configuration of the same
-name at the top of ``conf/``; a new pair is a new command.
+name at the top of ``conf/``; a new pair is a new command. Two words are one name with an underscore:
+``ptenv benchmark run`` is scripts/benchmark_run.py.
 """
 
 import ast
@@ -15,6 +16,9 @@ CONF = "conf"
 EXIT_USAGE = 2
 # what a person says → the command and experiment that do it: sampling networks have their own study
 SHORT = {("evaluate", "agent=pnet"): ("study", "pnet")}
+ALONE = {  # the key of values that stand without one
+    "benchmark_run": "agents", "benchmark_validate": "submission", "benchmark_table": "submissions",
+}  # fmt: skip
 A_PERSON_CAN_MEND = (ValueError, KeyError, OSError)
 
 USAGE = """\
@@ -35,11 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if arguments else EXIT_USAGE
-    name, *rest = _in_full(arguments)
+    name, *rest = _named(_in_full(arguments))
     if name in ("-V", "--version"):
         return _print_version()
     if name not in commands():
-        return _refuse(f"`{name}` is no command.{_did_you_mean(name)}\n\n{_usage()}")
+        return _refuse(f"`{_spoken(name)}` is no command.{_did_you_mean(name)}\n\n{_usage()}")
     _pin_threads()
     return _run(name, rest)
 
@@ -54,6 +58,34 @@ def _in_full(arguments: list[str]) -> list[str]:
             others = [word for word in rest if word not in (choice, *named)]
             return [other, f"experiment=[{','.join([experiment, *more])}]", *others]
     return arguments
+
+
+def _named(arguments: list[str]) -> list[str]:
+    """The call with a command of two words under its one name, and lone values under their key."""
+    name, *rest = arguments
+    if rest and f"{name}_{rest[0]}" in commands():
+        name, rest = f"{name}_{rest[0]}", rest[1:]
+    elif name not in commands() and any(c.startswith(f"{name}_") for c in commands()):
+        name, rest = "_".join([name, *rest[:1]]), rest[1:]
+    alone = [_quoted(word) for word in rest if _is_alone(word)]
+    if name not in ALONE or not alone:
+        return [name, *rest]
+    value = alone[0] if len(alone) == 1 else f"[{','.join(alone)}]"
+    return [name, f"{ALONE[name]}={value}", *(word for word in rest if not _is_alone(word))]
+
+
+def _is_alone(word: str) -> bool:
+    return "=" not in word and not word.startswith(("-", "~", "+"))
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _spoken(name: str) -> str:
+    """A command as it is called: ``benchmark run``."""
+    return name.replace("_", " ")
 
 
 def commands() -> dict[str, str]:
@@ -72,12 +104,13 @@ def _first_line(page: Path) -> str:
 def _usage() -> str:
     known = commands()
     width = max(map(len, known))
-    return USAGE.format(commands="\n".join(f"  {n:<{width}}  {text}" for n, text in known.items()))
+    lines = (f"  {_spoken(n):<{width}}  {text}" for n, text in known.items())
+    return USAGE.format(commands="\n".join(lines))
 
 
 def _did_you_mean(name: str) -> str:
     near = difflib.get_close_matches(name, commands(), n=1)
-    return f" Did you mean `{near[0]}`?" if near else ""
+    return f" Did you mean `{_spoken(near[0])}`?" if near else ""
 
 
 def _print_version() -> int:
@@ -106,7 +139,7 @@ def _run(name: str, arguments: list[str]) -> int:
     try:
         arguments = configuration.checked(name, arguments)
     except configuration.WrongCall as wrong:
-        return _refuse(f"{name}: {wrong}")
+        return _refuse(f"{_spoken(name)}: {wrong}")
     return _hydra(name, arguments)
 
 
@@ -124,7 +157,7 @@ def _hydra(name: str, arguments: list[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
-        print(f"\nptenv: {name}: stopped.", file=sys.stderr)
+        print(f"\nptenv: {_spoken(name)}: stopped.", file=sys.stderr)
         return 130  # as shells count an interrupt
     finally:
         sys.argv = before
@@ -139,7 +172,7 @@ def _guarded(name: str, run, cfg):
         cause = _cause(error)
         if os.environ.get("HYDRA_FULL_ERROR") or not isinstance(cause, A_PERSON_CAN_MEND):
             raise
-        _refuse(f"{name}: {_sentence(cause)}\n(HYDRA_FULL_ERROR=1 shows where this was raised.)")
+        _refuse(f"{_spoken(name)}: {_sentence(cause)}\n(HYDRA_FULL_ERROR=1 shows where this was raised.)")
         raise SystemExit(EXIT_USAGE) from None
 
 

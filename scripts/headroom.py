@@ -1,10 +1,12 @@
 """Tell how much there is to learn: random, best heuristic, privileged search, bounds, noise.
 
-Writes into the folder ``output``: headroom.txt, headroom.csv, scores and episodes of the baselines,
+Writes into the folder ``output``: headroom.txt, .csv and .json, scores and episodes of the baselines,
 config.yaml, record.json.
 """
 
+import json
 import sys
+from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -52,8 +54,13 @@ def run(cfg: DictConfig) -> float:
     text = f"{_table(rows, verdict)}\n\n{verdict}\n"
     (folder / "headroom.txt").write_text(text, encoding="utf-8")
     write_csv(rows, folder / "headroom.csv")
+    write_json(folder / "headroom.json", {"env_id": environment.id, **verdict.as_dict()})
     print(f"\n{tables(played, judge)}\n\n{text}\nWritten to {folder}/")
     return verdict.gain
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _table(rows: list[dict], verdict) -> str:

@@ -26,6 +26,11 @@ class LayerBaseline:
     planning_s: float = field(default=0.0, init=False)
     _places: list["_Place"] = field(default_factory=list, init=False, repr=False)
 
+    @property
+    def learned(self) -> dict | None:
+        """What its rule learned from; None for a rule that did not learn."""
+        return getattr(self.rule, "learned", None)
+
     def settings(self, limit: float | None) -> dict:
         """Arguments of the environment that this baseline plays."""
         return {}

@@ -11,6 +11,7 @@ from agents.energy_layers.examples import ArcExample, collated
 from agents.energy_layers.module import PRICES, planes_of
 from agents.energy_layers.training import CARD, load_unet
 from agents.nets.sparc_unet import SparcUnet
+from agents.network_folders import read_card
 from engine.optimization.layer_sequencing import (
     LayerSequencing,
     dynamic_programming,
@@ -44,6 +45,13 @@ class UnetRule:
         if self._card["told_price"]:
             return self._at_a_price(view, example, np.inf if limit is None else limit)
         return decoded(self._scores(view, example), view.sequencing, limit)
+
+    @property
+    def learned(self) -> dict:
+        """The cases that the network learned on, and its environment."""
+        self._card = self._card or read_card(weights_folder(self.path), CARD)
+        return {"env_id": self._card.get("env_id"), "cases": list(self._card.get("learned_on", ())),
+                "seed": self._card.get("seed")}  # fmt: skip
 
     def _at_a_price(self, view: ArcView, example: ArcExample, limit_s: float) -> np.ndarray:
         """The likeliest sequence at the lowest price whose own keeps the limit, and within it."""

@@ -8,12 +8,16 @@ from typing import ClassVar
 from agents.energy_layers.examples import ArcExample
 from agents.energy_layers.training import UnetTraining, folds_of, read_curve
 from ptenv.cases.energy_layer_build import arc_inputs
+from ptenv.cases.recipe import name_without_path
 
 Progress = Callable[[str, int, int, float], None]  # run, epochs done, of how many, loss
 
 
 class Arcs(list[ArcExample]):
-    """Examples that say what they are."""
+    """Examples that say what they are, and whose."""
+
+    env_id = ""
+    learned_on: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{len(self)} arcs of {self[0].shape[0]} angles"
@@ -39,10 +43,14 @@ class UnetLearner:
         for case in [*environment.training_cases(), *self.cases]:
             _, geometry, counts, sequencing = arc_inputs(player.case_recipe(case))
             found.append(ArcExample.of(geometry, counts, sequencing, self.training.spared))
+        found.env_id = environment.id
+        found.learned_on = tuple(
+            name_without_path(c) for c in [*environment.training_cases(), *self.cases]
+        )
         return found
 
     def learn(
-        self, examples: Sequence[ArcExample], folder: Path, seed: int,
+        self, examples: Arcs, folder: Path, seed: int,
         progress: Progress = lambda run, done, total, loss: None, logger: Callable | None = None,
     ) -> None:  # fmt: skip
         """Cross-validate in ``folds/``, then train on everything into ``agent/``.
@@ -60,6 +68,7 @@ class UnetLearner:
         self.training.train(
             examples, [], folder / "agent", seed,
             lambda done, total, loss: progress("all arcs", done, total, loss),
+            {"env_id": examples.env_id, "learned_on": list(examples.learned_on)},
         )  # fmt: skip
 
     def summary(self, folder: Path) -> str:

@@ -6,7 +6,7 @@ defaults here take fewer steps at a higher rate, which reach the same losses in 
 
 import csv
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,10 +57,12 @@ class UnetTraining:
     def train(
         self, learned: Sequence[ArcExample], held_out: Sequence[ArcExample], folder: Path,
         seed: int, progress: Progress = lambda done, total, loss: None,
+        card: Mapping | None = None,
     ) -> SparcUnet:  # fmt: skip
         """The trained network; a checkpoint in ``folder`` is gone on from.
 
-        Writes last.ckpt, curve.csv, unet.pt and unet.json. The same seed gives the same weights.
+        Writes last.ckpt, curve.csv, unet.pt and unet.json, where ``card`` goes as well. The same
+        seed gives the same weights.
         """
         if not learned:
             raise ValueError("learned is empty; give the examples of one arc or more.")
@@ -84,7 +86,7 @@ class UnetTraining:
         loaders = self._loaders(learned, held_out or learned)
         trainer.fit(module, *loaders, ckpt_path=str(last) if last.exists() else None,
                     weights_only=False if last.exists() else None)  # fmt: skip
-        save_unet(folder, module.net, self, {"seed": seed, "n_arcs": len(learned)})
+        save_unet(folder, module.net, self, {"seed": seed, "n_arcs": len(learned), **(card or {})})
         return module.net.eval()
 
     def cross_validate(

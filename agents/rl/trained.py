@@ -25,12 +25,14 @@ class TrainedAgent:
     """
 
     path: str
+    learned: dict = field(default_factory=dict, init=False)  # cases, environment, seed
     _model: BaseAlgorithm | None = field(default=None, init=False, repr=False)
     _environment: dict | None = field(default=None, init=False, repr=False)
     _env: object = field(default=None, init=False, repr=False)  # that it was last bound to
 
     def __post_init__(self):
-        self._environment = _description(Path(self.path))["environment"]
+        card = _description(Path(self.path))
+        self._environment, self.learned = card["environment"], card.get("learned", {})
 
     def settings(self, budget: float) -> dict:
         """Arguments of the environment that it was trained in."""
@@ -83,7 +85,7 @@ def save_agent(
 def load_model(folder: Path, env=None) -> BaseAlgorithm:
     """The model of a folder that ``save_agent`` wrote, on the CPU."""
     algorithm = algorithm_named(_description(folder)["algorithm"])
-    return algorithm.load(_inside(folder) / WEIGHTS, env=env, device="cpu")
+    return algorithm.load(inside(folder) / WEIGHTS, env=env, device="cpu")
 
 
 def algorithm_named(name: str) -> type[BaseAlgorithm]:
@@ -92,8 +94,13 @@ def algorithm_named(name: str) -> type[BaseAlgorithm]:
     return ALGORITHMS[name]
 
 
+def algorithm_of(folder: Path) -> str:
+    """Name of the algorithm that made a folder's agent."""
+    return _description(folder)["algorithm"]
+
+
 def _description(folder: Path) -> dict:
-    path = _inside(folder) / DESCRIPTION
+    path = inside(folder) / DESCRIPTION
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError:
@@ -104,7 +111,7 @@ def _description(folder: Path) -> dict:
         raise ValueError(f"agent {folder}: {DESCRIPTION} cannot be read ({error}).") from None
 
 
-def _inside(folder: Path) -> Path:
+def inside(folder: Path) -> Path:
     """The folder itself, or the agent in a run's output folder."""
     return folder if (folder / DESCRIPTION).exists() else folder / "agent"
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from agents.baselines.voxel_mask import MaskBaseline, evaluations_of
 from agents.nets.pnet import PNet
+from agents.network_folders import read_card
 from agents.voxel_sampling.inputs import CaseVolume
 from agents.voxel_sampling.module import chances
 from agents.voxel_sampling.study_problem import RING_GROUP
@@ -101,6 +102,13 @@ class PNetSampler:
         """Names of the patients whose plans it learned from, without paths."""
         self._load()
         return tuple(self._card.get("learned_on", ()))
+
+    @property
+    def learned(self) -> dict:
+        """The cases that it learned on, and its environment."""
+        card = read_card(pnet_folder(self.path), CARD)
+        return {"env_id": card.get("environment", {}).get("id"), "seed": card.get("seed"),
+                "cases": list(card.get("learned_on", ()))}  # fmt: skip
 
     @property
     def evenly(self) -> bool:

@@ -1,0 +1,179 @@
+"""Playing a record again in a fresh environment, and what then must agree."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from ptenv.benchmark.packing import unpacked
+from ptenv.benchmark.platforms import is_like_here
+from ptenv.benchmark.play import Answers, EpisodeDiffers, Played, play, result_of
+from ptenv.benchmark.suite import Data, Suite
+
+FIXED = ("entry_point", "max_episode_steps", "additional_wrappers", "vector_entry_point",
+         "reward_threshold", "nondeterministic", "order_enforce")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What replay on another processor or with other versions may differ by.
+
+    Sums are rounded otherwise there, and an optimizer that is stopped early carries that on.
+    ``relative`` is of objective and cost; ``reward`` of every step's reward, ``score`` of scores.
+    """
+
+    score: float = 0.02
+    reward: float = 0.05
+    relative: float = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Replayed:
+    """A record's episode as it went again; ``exact`` says how it was compared."""
+
+    played: Played | None
+    exact: bool
+    differences: tuple[str, ...]
+    largest: float = 0.0  # difference of scores
+
+
+def claims_of(record: Mapping, suite: Suite) -> list[str]:
+    """What a record claims to be and is not, as far as can be told without playing."""
+    from ptenv.benchmark.records import Episode
+
+    episode = Episode.of(record)
+    task = suite.task(episode.task)
+    if episode.case not in task.frozen:
+        return [f"{episode.case} is no case of task {task.name}"]
+    frozen, wrong = task.frozen[episode.case], []
+    if record["case"]["key"] != frozen.key:
+        wrong.append(f"case key {record['case']['key']} is not the suite's {frozen.key}")
+    if is_like_here(record) and record["case"]["sha256"] != frozen.sha256:
+        wrong.append("case hash is not the suite's: the case was another one")
+    if record["episode"]["seed"] != suite.seed_of(episode):
+        wrong.append(f"seed {record['episode']['seed']} is not the suite's")
+    wrong += _wrong_environment(record, task)
+    family = task.family
+    scored = family.score(family.anchors(frozen.anchors), episode.budget, record["result"])
+    if scored != record["result"]["score"]:
+        wrong.append(
+            f"score {record['result']['score']:.6f} is not what its objective gives between the "
+            f"suite's anchors, {scored:.6f}"
+        )
+    if len(record["rewards"]) != record["result"]["n_steps"]:
+        wrong.append(f"{len(record['rewards'])} rewards for {record['result']['n_steps']} steps")
+    return wrong
+
+
+def _wrong_environment(record: Mapping, task) -> list[str]:
+    """How the recorded environment is not the suite's."""
+    spec, episode = record["env"]["spec"], record["episode"]
+    if record["env"]["id"] != task.env_id or spec["id"] != task.env_id:
+        return [f"environment {spec['id']} is not the suite's {task.env_id}"]
+    registered = json.loads(gym.spec(task.env_id).to_json())
+    wrong = [f"environment's {name} is {spec.get(name)!r}, registered is {registered[name]!r}"
+             for name in FIXED if spec.get(name) != registered[name]]  # fmt: skip
+    wanted = registered["kwargs"] | json.loads(
+        json.dumps(task.kwargs(episode["case"], episode["budget"], _Named()))
+    )
+    given = {k: v for k, v in spec["kwargs"].items() if k not in task.family.free}
+    wanted = {k: v for k, v in wanted.items() if k not in task.family.free}
+    for name in sorted(set(given) | set(wanted)):
+        if given.get(name) != wanted.get(name):
+            wrong.append(
+                f"environment's argument {name} is {given.get(name)!r}, the suite's is "
+                f"{wanted.get(name)!r}"
+            )
+    return wrong
+
+
+class _Named(Data):
+    """Cases by their names alone."""
+
+    def located(self, case: str) -> str:
+        return case
+
+
+def replay(record: Mapping, suite: Suite, data: Data, tolerance: Tolerance) -> Replayed:
+    """Play a record's actions in a fresh environment and compare all that it claims.
+
+    Exactly where processor and versions are those of the record, else within ``tolerance``.
+    """
+    exact = is_like_here(record)
+    try:
+        actions = list(unpacked(record["actions"]))
+        env = _environment(record, data)
+    except (ValueError, TypeError, OSError, gym.error.Error) as error:
+        return Replayed(None, exact, (str(error),))
+    answers = Answers(actions)
+    try:
+        played = play(answers, env, record["episode"]["seed"])
+    except (EpisodeDiffers, ValueError) as error:
+        return Replayed(None, exact, (str(error),))
+    finally:
+        env.close()
+    if answers.n_given < len(actions):
+        over = f"the episode ends after {answers.n_given} of {len(actions)} actions"
+        return Replayed(None, exact, (over,))
+    family = suite.task(record["task"]).family
+    result = result_of(played, family.weights(played.state))
+    differences = _differences(record, played, result, None if exact else tolerance)
+    largest = abs(result["score"] - record["result"]["score"])
+    return Replayed(played, exact, tuple(differences), largest)
+
+
+def _environment(record: Mapping, data: Data) -> gym.Env:
+    plain = dict(record["env"]["spec"])
+    plain["kwargs"] = {**plain["kwargs"], "case": data.located(record["episode"]["case"])}
+    spec = EnvSpec.from_json(json.dumps(plain))
+    return spec.make()
+
+
+def _differences(record, played: Played, result: Mapping, tolerance: Tolerance | None) -> list[str]:
+    before, found = record["result"], []
+    if len(played.rewards) != len(record["rewards"]):
+        found.append(f"{len(record['rewards'])} rewards are recorded, {len(played.rewards)} given")
+    for step, (given, claimed) in enumerate(zip(played.rewards, record["rewards"], strict=False)):
+        if _apart(given, claimed, tolerance and tolerance.reward):
+            found.append(f"reward of step {step} is {claimed!r}, replay gives {given!r}")
+            break
+    for name in ("score", "raw_score", "Q"):
+        if _apart(result[name], before[name], tolerance and tolerance.score):
+            found.append(f"{name} is {before[name]!r}, replay gives {result[name]!r}")
+    for name in ("objective", "cost"):
+        allowed = tolerance and tolerance.relative * max(abs(before[name]), 1e-12)
+        if _apart(result[name], before[name], allowed):
+            found.append(f"{name} is {before[name]!r}, replay gives {result[name]!r}")
+    exact = ("n_steps", "n_invalid") + (() if tolerance else ("metrics", "constraints",
+                                                              "plan_sha256"))  # fmt: skip
+    found += [f"{name} differs from replay's" for name in exact if result[name] != before[name]]
+    if tolerance:
+        found += _metrics_apart(result["metrics"], before["metrics"], tolerance)
+    return found
+
+
+def _apart(given: float, claimed: float, allowed: float | None) -> bool:
+    return given != claimed if not allowed else not abs(given - claimed) <= allowed
+
+
+def _metrics_apart(given: Mapping, claimed: Mapping, tolerance: Tolerance) -> list[str]:
+    """Metrics are Gy, % or indices: they may differ by a share of the largest of their kind."""
+    if {s: set(of) for s, of in given.items()} != {s: set(of) for s, of in claimed.items()}:
+        return ["metrics are of other structures or kinds than replay's"]
+    for structure, of in given.items():
+        for name, value in of.items():
+            allowed = tolerance.relative * max(abs(value), 10.0)
+            if not abs(value - claimed[structure][name]) <= allowed:
+                return [f"{structure} {name} is {claimed[structure][name]!r}, replay: {value!r}"]
+    return []
+
+
+def is_exact_everywhere(replays: list[Replayed]) -> bool:
+    return all(r.exact and not r.differences for r in replays)
+
+
+def largest_difference(replays: list[Replayed]) -> float:
+    return float(np.max([r.largest for r in replays], initial=0.0))

@@ -1,0 +1,193 @@
+"""Whether a submission holds: claims, replay, the machine's limits, the reference engine."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+
+from ptenv.benchmark.entry import Entry, read_entry
+from ptenv.benchmark.platforms import platform_of_here, software
+from ptenv.benchmark.records import BrokenRecord, Episode, read_records, records_in
+from ptenv.benchmark.replay import Tolerance, claims_of, replay
+from ptenv.benchmark.suite import Data, Suite
+from ptenv.processes import worker_pool
+
+VALIDATION = "validation.json"
+FORMAT = 1
+SHOWN = 5  # episodes whose fault a refusal names
+STATED = Tolerance()  # of replay elsewhere
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What replay says of one episode; ``reference`` is the score by the reference engine."""
+
+    episode: Episode
+    faults: tuple[str, ...]
+    exact: bool = True
+    largest_difference: float = 0.0
+    reference: float | None = None
+    reference_why_not: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of a whole submission: ``refused`` are reasons, empty where it holds."""
+
+    refused: tuple[str, ...]
+    n_replayed: int
+    n_exact: int
+    largest_difference: float
+    seconds: float
+    episodes: tuple[Judged, ...] = field(default=(), repr=False)
+
+    @property
+    def holds(self) -> bool:
+        return not self.refused
+
+
+def claims(entry: Entry, records: Sequence[Mapping], suite: Suite) -> list[str]:
+    """Why a submission must be refused without playing it; empty where nothing is wrong."""
+    if (entry.suite, entry.suite_version) != (suite.name, suite.version):
+        return [f"it is of suite {entry.suite} version {entry.suite_version}, judged is "
+                f"{suite.name} version {suite.version}"]  # fmt: skip
+    wrong = []
+    if entry.suite_digest != suite.digest:
+        wrong.append(f"suite {suite.name} was another one: its digest differs")
+    wrong += trained_on_judged(entry, suite)
+    wrong += _foreign(entry, records)
+    found = Counter(Episode.of(r) for r in records if r["task"] in entry.tasks)
+    wanted = {e for name in entry.tasks
+              for e in suite.episodes(suite.task(name), entry.split, entry.n_runs)}  # fmt: skip
+    missing, unknown = wanted - set(found), set(found) - wanted
+    if missing:
+        wrong.append(f"{len(missing)} episodes are missing, the first: {min(missing)}")
+    if unknown:
+        wrong.append(f"{len(unknown)} episodes are not of the suite, the first: {min(unknown)}")
+    twice = [e for e, n in found.items() if n > 1]
+    if twice:
+        wrong.append(f"{len(twice)} episodes are there twice, the first: {min(twice)}")
+    return wrong
+
+
+def trained_on_judged(entry: Entry, suite: Suite) -> list[str]:
+    """Why what an agent says to have learned from is not allowed."""
+    if entry.learned is None:
+        return []
+    if not entry.learned or any(not run.get("cases") for run in entry.learned):
+        return ["the agent learned, and does not say on which cases"]
+    learned = sorted({str(c) for run in entry.learned for c in run["cases"]})
+    foreign = [case for case in learned if not suite.may_be_learned_from(case)]
+    if foreign:
+        return [f"the agent was trained on {len(foreign)} cases that may not be trained on, such "
+                f"as {foreign[0]}"]  # fmt: skip
+    return []
+
+
+def _foreign(entry: Entry, records: Sequence[Mapping]) -> list[str]:
+    agents = {r["agent"]["sha256"] for r in records} - {entry.agent_sha256}
+    suites = {(r["suite"], r["suite_version"]) for r in records}
+    suites -= {(entry.suite, entry.suite_version)}
+    wrong = [f"episodes are of another agent, {a[:12]}…" for a in sorted(agents)]
+    wrong += [f"episodes are of suite {name} version {v}" for name, v in sorted(suites)]
+    others = sorted({r["task"] for r in records} - set(entry.tasks))
+    return wrong + [f"episodes are of task {name}, which the entry does not name" for name in others]
+
+
+def judge_record(
+    record: Mapping, suite: Suite, data: Data, tolerance: Tolerance, reference: bool
+) -> Judged:
+    """Replay one record and judge its final plan."""
+    episode = Episode.of(record)
+    wrong = claims_of(record, suite)
+    if wrong:
+        return Judged(episode, tuple(wrong))
+    again = replay(record, suite, data, tolerance)
+    faults = list(again.differences)
+    if again.played is None:
+        return Judged(episode, tuple(faults), again.exact)
+    family = suite.task(episode.task).family
+    faults += family.broken_limits(again.played.state)
+    score, why_not = None, None
+    if reference and not faults:
+        score, why_not = _by_reference(again.played.state, suite)
+    return Judged(episode, tuple(faults), again.exact, again.largest, score, why_not)
+
+
+def _by_reference(state, suite: Suite) -> tuple[float | None, str | None]:
+    from ptenv.benchmark.reference import default_reference, reference_of
+
+    judged = reference_of(state.case, default_reference(state.case)).judge(state)
+    return judged.score, judged.why_not
+
+
+def validate(
+    folder: Path, suite: Suite, data: Data, tolerance: Tolerance = STATED, workers: int = 1,
+    reference: bool = True, chosen: Callable[[Episode], bool] = lambda episode: True,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Verdict:  # fmt: skip
+    """Check a submission's claims, then replay its episodes, ``chosen`` ones or all."""
+    began = perf_counter()
+    try:
+        entry, records = read_entry(folder), read_records(folder)
+    except (BrokenRecord, ValueError) as error:
+        return Verdict((str(error),), 0, 0, 0.0, perf_counter() - began)
+    refused = claims(entry, records, suite)
+    known = {t.name for t in suite.tasks}
+    replayed = [r for r in records if r["task"] in known and chosen(Episode.of(r))]
+    judged = list(_judged(replayed, suite, data, tolerance, reference, workers, progress))
+    judged.sort(key=lambda j: j.episode)
+    refused += _faults(judged)
+    return Verdict(
+        tuple(refused), len(judged), sum(j.exact for j in judged),
+        max((j.largest_difference for j in judged), default=0.0), perf_counter() - began,
+        tuple(judged),
+    )  # fmt: skip
+
+
+def _judged(records, suite, data, tolerance, reference, workers, progress):
+    jobs = [(record, suite, data, tolerance, reference) for record in records]
+    if workers <= 1 or len(jobs) <= 1:
+        for done, job in enumerate(jobs, start=1):
+            yield judge_record(*job)
+            progress(done)
+        return
+    with worker_pool(workers) as pool:
+        futures = [pool.submit(judge_record, *job) for job in jobs]
+        for done, future in enumerate(as_completed(futures), start=1):
+            yield future.result()
+            progress(done)
+
+
+def _faults(judged: Sequence[Judged]) -> list[str]:
+    broken = [j for j in judged if j.faults]
+    told = [f"{j.episode}: {'; '.join(j.faults)}" for j in broken[:SHOWN]]
+    if len(broken) > SHOWN:
+        told.append(f"and {len(broken) - SHOWN} more episodes")
+    return told
+
+
+def write_verdict(verdict: Verdict, folder: Path, suite: Suite, complete: bool) -> Path:
+    """What validation found, beside the records; the board shows no other."""
+    plain = {
+        "format": FORMAT, "suite": suite.name, "suite_version": suite.version,
+        "suite_digest": suite.digest, "holds": verdict.holds, "complete": complete,
+        "refused": list(verdict.refused), "n_replayed": verdict.n_replayed,
+        "n_exact": verdict.n_exact, "largest_difference": verdict.largest_difference,
+        "seconds": round(verdict.seconds, 2),
+        "records_sha256": sha256(records_in(folder).read_bytes()).hexdigest(),
+        "reference": [
+            [*j.episode, j.reference, j.reference_why_not] for j in verdict.episodes
+        ],
+        "software": software(), "platform": platform_of_here(),
+    }  # fmt: skip
+    aside = folder / f".{VALIDATION}"
+    aside.write_text(json.dumps(plain, indent=0) + "\n", encoding="utf-8")
+    os.replace(aside, folder / VALIDATION)
+    return folder / VALIDATION
+
