@@ -4,10 +4,16 @@ import json
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from engine.parallel import threads
-from ptenv.benchmark.freezing import freeze, frozen_case, names_of, write_frozen
+from ptenv.benchmark.freezing import (
+    freeze,
+    frozen_case,
+    known_headroom,
+    names_of,
+    write_frozen,
+)  # fmt: skip
 from ptenv.benchmark.suite import Data, Suite, definition_of, load_suite
 from ptenv.processes import preload_workers, worker_pool
 from scripts.comparison import counted
@@ -18,7 +24,7 @@ def run(cfg: DictConfig) -> None:
     """Build every case of a suite and write the JSON file beside its definition."""
     definition, data = definition_of(cfg.suite), Data(cfg.openkbp)
     suite = load_suite(cfg.suite, frozen=False)
-    headroom = _headroom(OmegaConf.to_container(cfg.headroom), suite)
+    headroom = _headroom(list(cfg.headroom), suite)
     jobs = [(task, case) for task in suite.tasks for case in names_of(task)]
     preload_workers("ptenv.benchmark.freezing")
     cases, lost = {}, {}
@@ -46,31 +52,31 @@ def run(cfg: DictConfig) -> None:
     print(f"Written to {path}")
 
 
-def _headroom(folders: dict[str, str], suite: Suite) -> dict[str, dict]:
-    """The headroom of every task's id; from folders of ``ptenv headroom`` or frozen before."""
-    found = dict(suite.notes.get("headroom", {}))
-    for name, folder in folders.items():
-        path = Path(folder) / "headroom.json"
-        try:
-            found[suite.task(name).name] = json.loads(path.read_text(encoding="utf-8"))
-        except OSError:
-            raise FileNotFoundError(f"headroom.{name}={folder}: no headroom.json there.") from None
-    for task in suite.tasks:
-        if task.shift_of is not None:
-            continue
-        table = found.get(task.name)
-        if table is None or table["env_id"] != task.env_id:
+def _headroom(folders: list[str], suite: Suite) -> dict[str, dict]:
+    """Tables of the suite's ids: from folders of ``ptenv headroom``, or of suites frozen before."""
+    known = known_headroom() | {t["env_id"]: t for t in map(_table_in, folders)}
+    needed = {task.env_id for task in suite.tasks if task.shift_of is None}
+    for env_id in sorted(needed):
+        if env_id not in known:
             raise ValueError(
-                f"task {task.name} has no headroom table of {task.env_id}: run `ptenv headroom` "
-                f"and give its folder, headroom.{task.name}=FOLDER. An id without one is not frozen."
+                f"{env_id} has no headroom table: run `ptenv headroom` on it and give its folder, "
+                "headroom=[FOLDER]. An id without one is not frozen."
             )
+        table = known[env_id]
         if not table["is_enough"]:
             raise ValueError(
-                f"task {task.name} is not frozen: privileged search beats the best heuristic by "
+                f"{env_id} is not frozen: privileged search beats the best heuristic by "
                 f"{table['privileged'] - table['best_heuristic']:.3f}, less than three times the "
                 f"noise of {table['noise']:.3f}."
             )
-    return found
+    return {env_id: known[env_id] for env_id in sorted(needed)}
+
+
+def _table_in(folder: str) -> dict:
+    path = Path(folder) / "headroom.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"headroom={folder}: no headroom.json there.")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ def _tasks(cfg: DictConfig, suite: Suite, source: AgentSource) -> list[Task]:
     if not meant:
         known = [task.name for task in suite.tasks]
         raise ValueError(
-            f"agents={cfg.agents} is meant for no task of suite {suite.name}; name some of {known}: "
-            "tasks=[…]."
+            f"agents={cfg.agents} is meant for no task of suite {suite.name}; name some of {known} "
+            "with tasks=[…]."
         )
     return meant
 

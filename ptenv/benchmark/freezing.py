@@ -1,7 +1,7 @@
 """Freezing a suite: what its cases are, and between which anchors they score."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ptenv.benchmark.platforms import platform_of_here, software
-from ptenv.benchmark.suite import SPLITS, Data, Suite, Task, with_frozen
+from ptenv.benchmark.suite import SPLITS, SUITES, Data, Suite, Task
 from ptenv.cases.library import AnyCase
 
 NOT_CONTENT = ("recipe", "key", "anchors")  # of a case's description: paths, versions, scores
@@ -63,7 +63,15 @@ def names_of(task: Task) -> list[str]:
     return [case for split in SPLITS for case in task.cases[split]]
 
 
-def write_frozen(content: Mapping, definition: Path, progress: Callable = print) -> Path:
+def known_headroom() -> dict[str, dict]:
+    """Headroom tables by environment id, of the frozen suites that come with ptenv."""
+    found: dict[str, dict] = {}
+    for path in sorted(SUITES.glob("*.json")):
+        found |= json.loads(path.read_text(encoding="utf-8"))["notes"]["headroom"]
+    return found
+
+
+def write_frozen(content: Mapping, definition: Path) -> Path:
     """Write a suite's JSON file beside its definition."""
     path = definition.with_suffix(".json")
     aside = path.with_name(f".{path.name}")
@@ -75,5 +83,3 @@ def write_frozen(content: Mapping, definition: Path, progress: Callable = print)
 def _budget(task: Task, budget: float) -> float:
     return int(budget) if task.family.budget == "goals" else budget
 
-
-__all__ = ["digest_of_case", "freeze", "frozen_case", "names_of", "with_frozen", "write_frozen"]

@@ -20,6 +20,7 @@ import numpy as np
 import ptenv
 from ptenv.benchmark.families import Family, family_of
 from ptenv.benchmark.records import Episode
+from ptenv.benchmark.season import refuse_false_season
 from ptenv.cases.library import AnyCase, load_case
 from ptenv.cases.recipe import PROCEDURAL
 
@@ -122,7 +123,7 @@ class Suite:
     tasks: tuple[Task, ...]
     curve_prefix: str = ""
     curve_sizes: tuple[int, ...] = ()
-    reference: Mapping = field(default_factory=dict)  # settings of the engine that judges plans
+    pledged: tuple[str, ...] | None = None  # of a sealed season: agents, by their hashes
     notes: Mapping = field(default_factory=dict)  # of the freezing: versions, headroom
     digest: str = ""  # of definition and frozen cases
 
@@ -222,12 +223,20 @@ def _defined(plain: Mapping, path: Path) -> Suite:
         suite = Suite(
             plain["name"], int(plain["version"]), plain["description"], int(plain["n_runs"]),
             int(plain["seed"]), {k: (int(a), int(b)) for k, (a, b) in plain["train"].items()},
-            tasks, curve["prefix"], tuple(curve["sizes"]), plain.get("reference", {}),
+            tasks, curve["prefix"], tuple(curve["sizes"]), _pledged(plain, tasks),
         )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise ValueError(f"suite {path}: {error} is missing or of another kind.") from None
     _refuse_training_on_judged(suite)
     return suite
+
+
+def _pledged(plain: Mapping, tasks: tuple[Task, ...]) -> tuple[str, ...] | None:
+    """Agents that were pledged to a sealed season, once it is sure that it was sealed."""
+    if "season" not in plain:
+        return None
+    refuse_false_season(plain["season"], {c for t in tasks for c in t.cases["test"]})
+    return tuple(plain["season"]["pledged"])
 
 
 def _task(plain: Mapping) -> Task:

@@ -60,6 +60,8 @@ def claims(entry: Entry, records: Sequence[Mapping], suite: Suite) -> list[str]:
     if entry.suite_digest != suite.digest:
         wrong.append(f"suite {suite.name} was another one: its digest differs")
     wrong += trained_on_judged(entry, suite)
+    if suite.pledged is not None and entry.agent_sha256 not in suite.pledged:
+        wrong.append(f"the agent was not pledged before {suite.name} was revealed")
     wrong += _foreign(entry, records)
     found = Counter(Episode.of(r) for r in records if r["task"] in entry.tasks)
     wanted = {e for name in entry.tasks
@@ -95,8 +97,8 @@ def _foreign(entry: Entry, records: Sequence[Mapping]) -> list[str]:
     suites -= {(entry.suite, entry.suite_version)}
     wrong = [f"episodes are of another agent, {a[:12]}…" for a in sorted(agents)]
     wrong += [f"episodes are of suite {name} version {v}" for name, v in sorted(suites)]
-    others = sorted({r["task"] for r in records} - set(entry.tasks))
-    return wrong + [f"episodes are of task {name}, which the entry does not name" for name in others]
+    unnamed = sorted({r["task"] for r in records} - set(entry.tasks))
+    return wrong + [f"episodes are of task {t}, which the entry does not name" for t in unnamed]
 
 
 def judge_record(
