@@ -4,7 +4,9 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
+from engine.dose.engine import DoseEngine
 from engine.dose.pencil_beam.engine import PencilBeamEngine
+from engine.dose.yoda.engine import YodaEngine
 from engine.evaluation.goals import head_and_neck_goals
 from engine.geometry.spots import SpotSettings, place_spots
 from engine.machine.library import load_machine
@@ -16,7 +18,7 @@ from ptenv.cases.case import Case
 from ptenv.cases.modality import biology_of, quantity_of
 from ptenv.cases.planned import LONG_BUILD_NONZEROS, plain_plan, planned
 from ptenv.cases.progress import teller
-from ptenv.cases.recipe import VoxelMaskRecipe
+from ptenv.cases.recipe import YODA, VoxelMaskRecipe
 from ptenv.cases.scored import hu_on, metric_names
 
 
@@ -30,9 +32,7 @@ def build_case(recipe: VoxelMaskRecipe) -> Case:
             lateral_margin_mm=recipe.lateral_margin_mm, pattern=recipe.spot_pattern,
         ),
     )  # fmt: skip
-    engine = PencilBeamEngine(
-        lateral_cutoff=recipe.lateral_cutoff, biology=biology_of(recipe)
-    )
+    engine = _engine(recipe)
     made = planned(
         patient, recipe.dose_grid_mm, recipe.ring_mm,
         lambda grid, voxels: engine.influence(patient, plan, grid, voxels=voxels),
@@ -59,6 +59,13 @@ def build_case(recipe: VoxelMaskRecipe) -> Case:
         tell, case.sampled_from,
     )  # fmt: skip
     return case.with_anchors(anchors)
+
+
+def _engine(recipe: VoxelMaskRecipe) -> DoseEngine:
+    """What computes the influence matrix."""
+    if recipe.engine == YODA:
+        return YodaEngine()
+    return PencilBeamEngine(lateral_cutoff=recipe.lateral_cutoff, biology=biology_of(recipe))
 
 
 def _candidates(patient: Patient, problem: PlanningProblem) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 import json
 import re
+import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from math import isfinite
 from numbers import Integral
 from pathlib import Path
@@ -48,6 +49,7 @@ _OPTIONAL = (
 )  # fmt: skip
 _LISTS = ("target_volume_cm3", "gantry_deg", "couch_deg", "budgets")
 PATTERNS = ("hexagonal", "square")
+PENCIL_BEAM, YODA = ENGINES = ("pencil_beam", "yoda")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class VoxelMaskRecipe:
     equation (1) left of it, without for the whole structure. ``machine``, ``biology``
     ("lem1", "mkm", "constant", None: physical dose times ``rbe``) and ``tissue`` are the ions and
     what their dose counts for; ``fraction_gy`` (Gy (RBE), of the highest target) and
-    ``n_fractions`` replace the patient's own prescription.
+    ``n_fractions`` replace the patient's own prescription. ``engine`` computes the influence:
+    "pencil_beam", or for protons "yoda", a hundred spots a second.
     """
 
     patient: str
@@ -78,6 +81,7 @@ class VoxelMaskRecipe:
     rbe: float = 1.1
     fraction_gy: float | None = None
     n_fractions: int | None = None
+    engine: str = PENCIL_BEAM
     gantry_deg: tuple[float, ...] = (60.0, 180.0, 300.0)
     couch_deg: tuple[float, ...] | None = None  # None: 0 for every field
     spot_spacing_mm: float = 5.0
@@ -112,6 +116,10 @@ class VoxelMaskRecipe:
             raise ValueError(
                 f"spot_pattern={self.spot_pattern!r} is unknown; choose from {list(PATTERNS)}."
             )
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine={self.engine!r} is unknown; choose from {list(ENGINES)}.")
+        if self.engine == YODA and self.machine != PROTONS:
+            raise ValueError(f"engine='yoda' computes protons, the machine is {self.machine!r}.")
         for name in ("single_target", "ring_objectives", "weight_after_equation_1"):
             object.__setattr__(self, name, bool(getattr(self, name)))
         check_modality(self)
@@ -128,6 +136,8 @@ class VoxelMaskRecipe:
             "format": FORMAT, **asdict(self), "patient": patient_content(self.patient),
             "machine": machine_content(self.machine),
         }  # fmt: skip
+        if self.engine == PENCIL_BEAM:  # keys are older than the choice
+            del content["engine"]
         return digest_of_content(content)
 
     def read_patient(self) -> Patient:
@@ -266,7 +276,10 @@ def _number(name: str, value) -> float:
 
 
 def _digest(path: Path) -> str:
-    """Hash of a file, or of the names and contents of a folder's files."""
+    """Hash of a file, or of the names and contents of a folder's files.
+
+    A zip counts as the folder that it holds: a patient is the same case however it is kept.
+    """
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
     return _digest_of(str(path), stamps)
@@ -274,9 +287,37 @@ def _digest(path: Path) -> str:
 
 @lru_cache(maxsize=512)  # read again only when a stamp changes
 def _digest_of(path: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    if path.endswith(".zip"):
+        try:
+            return _digest_of_named(_in_zip(Path(path)))
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+            pass  # who reads the patient says what is wrong with it
+    if not Path(path).is_dir():
+        return _digest_of_named([("", _sha256(Path(path).open("rb")))])
+    files = [Path(file) for file, _, _ in stamps]
+    return _digest_of_named([
+        (f.relative_to(path).as_posix(), _sha256(f.open("rb"))) for f in files
+    ])  # fmt: skip
+
+
+def _in_zip(path: Path) -> list[tuple[str, bytes]]:
+    """Names and hashes of a zip's files, without the folder that holds all of them."""
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(n for n in archive.namelist() if not n.endswith("/"))
+        folders = {n.partition("/")[0] if "/" in n else "" for n in names}
+        top = f"{folders.pop()}/" if len(folders) == 1 else ""
+        top = "" if top == "/" else top
+        return [(n.removeprefix(top), _sha256(archive.open(n))) for n in names]
+
+
+def _digest_of_named(files: Iterable[tuple[str, bytes]]) -> str:
     digest = sha256()
-    for file, _, _ in stamps:
-        inside = Path(file).relative_to(path) if Path(path).is_dir() else ""
-        digest.update(f"{inside}\0".encode())
-        digest.update(sha256(Path(file).read_bytes()).digest())
+    for name, content in sorted(files):
+        digest.update(f"{name}\0".encode())
+        digest.update(content)
     return digest.hexdigest()
+
+
+def _sha256(stream) -> bytes:
+    with stream:
+        return file_digest(stream, "sha256").digest()

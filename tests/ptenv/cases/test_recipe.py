@@ -15,7 +15,7 @@ OTHER = {
     "quality_evaluations": 21, "single_target": True, "machine": "generic_carbon",
     "biology": "lem1", "rbe": 3.0, "fraction_gy": 3.0, "n_fractions": 20, "couch_deg": (0.0, 180.0),
     "spot_pattern": "square", "ring_objectives": False, "weight_after_equation_1": True,
-    "tissue": (0.2, 0.05, 30.0, 5.0),
+    "tissue": (0.2, 0.05, 30.0, 5.0), "engine": "yoda",
 }  # fmt: skip
 
 
@@ -62,6 +62,31 @@ def test_the_key_follows_the_files_of_a_patient_not_their_place(tmp_path, small)
     one = key(folder)
     (folder / "PTV70.csv").rename(folder / "Larynx.csv")
     assert key(folder) != one
+
+
+def test_a_patient_is_one_case_as_a_zip_and_as_a_folder(tmp_path, small):
+    folder = tmp_path / "pt_7"
+    folder.mkdir()
+    for name in ("ct.csv", "PTV70.csv"):
+        (folder / name).write_text(f"data of {name}")
+    for kept, top in (("a.zip", "pt_7/"), ("b.zip", "")):
+        with zipfile.ZipFile(tmp_path / kept, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("PTV70.csv", "ct.csv"):
+                archive.write(folder / name, f"{top}{name}")
+    keys = {
+        VoxelMaskRecipe(patient=f"openkbp:{tmp_path / kept}", **small).key()
+        for kept in ("pt_7", "a.zip", "b.zip")
+    }
+    assert len(keys) == 1
+    (tmp_path / "c.zip").write_bytes(b"PK no zip")
+    assert VoxelMaskRecipe(patient=f"openkbp:{tmp_path / 'c.zip'}", **small).key() not in keys
+
+
+def test_engines_that_cannot_be_are_refused(recipe):
+    with pytest.raises(ValueError, match="'monte_carlo' is unknown"):
+        replace(recipe, engine="monte_carlo")
+    with pytest.raises(ValueError, match="computes protons"):
+        replace(recipe, engine="yoda", machine="generic_carbon", rbe=3.0)
 
 
 def test_splits_are_disjoint_and_of_the_published_sizes():
