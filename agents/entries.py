@@ -3,11 +3,12 @@
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from agents.trained import described_agent, folder_of, learned_by, trained_agent
+from agents.voxel_sampling.agent import PNetSampler
 from ptenv.benchmark.entry import digest_of_files
 from ptenv.benchmark.families import family_of
 from ptenv.benchmark.suite import Task
@@ -55,7 +56,11 @@ class TrainedSource:
         return described_agent(self.paths[0])
 
     def agent(self, task: Task, run: int):
-        return trained_agent(self.paths[run])
+        """A sampler of voxels takes the evaluations that a suite has fixed."""
+        agent, fixed = trained_agent(self.paths[run]), task.settings.get("mask_evaluations")
+        if fixed is not None and isinstance(agent, PNetSampler):
+            return replace(agent, evaluations=fixed)
+        return agent
 
     def plays(self, task: Task) -> bool:
         wanted = {learned["env_id"] for learned in self.learned() if learned.get("env_id")}

@@ -1,21 +1,23 @@
-"""Validate a submission: replay every episode, check limits, judge plans by the reference engine.
+"""Validate submissions: replay every episode, check limits, judge plans by the reference engine.
 
 Writes validation.json beside the records; the board shows no entry without one.
 """
 
 import sys
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from pathlib import Path
 from zlib import crc32
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from engine.parallel import threads
 from ptenv.benchmark.entry import read_entry
-from ptenv.benchmark.records import Episode, read_records
+from ptenv.benchmark.records import Episode
 from ptenv.benchmark.suite import Data, load_suite
-from ptenv.benchmark.validation import Verdict, validate, write_verdict
-from ptenv.processes import preload_workers
+from ptenv.benchmark.validation import VALIDATION, Verdict, validate, write_verdict
+from ptenv.processes import preload_workers, worker_pool
 from scripts.comparison import counted
 from scripts.record import stage
 
@@ -23,25 +25,43 @@ REFUSED = 1  # exit code of a submission that does not hold
 
 
 def run(cfg: DictConfig) -> None:
-    """Judge one submission; ends with exit code 1 where it is refused."""
-    folder = Path(cfg.submission)
-    entry = read_entry(folder)
-    suite = load_suite(cfg.suite or entry.suite)
+    """Judge submissions one by one; ends with exit code 1 where one is refused."""
+    named = cfg.submissions
+    folders = [Path(f) for f in (named if isinstance(named, ListConfig) else [named])]
+    if not folders:
+        raise ValueError("submissions=[] names none; give folders of `ptenv benchmark run`.")
     if not 0.0 < cfg.part <= 1.0:
         raise ValueError(f"part={cfg.part} must lie in (0, 1].")
-    workers = cfg.workers or threads()
     preload_workers("ptenv.benchmark.validation")
-    n = len(read_records(folder))
-    with stage(f"Replay of {entry.name}") as notes, counted(n, "episode") as progress:
-        verdict = validate(
-            folder, suite, Data(cfg.openkbp), instantiate(cfg.tolerance), workers, cfg.reference,
-            lambda episode: is_chosen(episode, cfg.part), progress,
-        )  # fmt: skip
-        notes.append(f"{verdict.n_replayed} of {n} episodes, {verdict.n_exact} compared exactly")
-    write_verdict(verdict, folder, suite, cfg.part == 1.0)
-    print(told(verdict, entry.name))
-    if not verdict.holds:
+    for folder in folders:
+        read_entry(folder)  # refuses what is none, before the first is replayed
+    with _pool(cfg.workers or threads()) as pool:
+        verdicts = [_holds(folder, cfg, pool) for folder in folders]
+    if not all(verdicts):
         raise SystemExit(REFUSED)
+
+
+def _pool(workers: int):
+    return worker_pool(workers) if workers > 1 else nullcontext()
+
+
+def _holds(folder: Path, cfg: DictConfig, pool: Executor | None) -> bool:
+    entry = read_entry(folder)
+    suite, whole = load_suite(cfg.suite or entry.suite), cfg.part == 1.0
+
+    def chosen(episode: Episode) -> bool:
+        return is_chosen(episode, cfg.part)
+
+    with stage(f"Replay of {entry.name}") as notes, counted(None, "episode") as progress:
+        verdict = validate(
+            folder, suite, Data(cfg.openkbp), instantiate(cfg.tolerance), pool, cfg.reference,
+            chosen, progress,
+        )  # fmt: skip
+        notes.append(f"{verdict.n_replayed} episodes, {verdict.n_exact} compared exactly")
+    if whole or not verdict.holds or not (folder / VALIDATION).exists():
+        write_verdict(verdict, folder, suite, whole)
+    print(told(verdict, entry.name))
+    return verdict.holds
 
 
 def is_chosen(episode: Episode, part: float) -> bool:

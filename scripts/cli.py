@@ -17,7 +17,7 @@ EXIT_USAGE = 2
 # what a person says → the command and experiment that do it: sampling networks have their own study
 SHORT = {("evaluate", "agent=pnet"): ("study", "pnet")}
 ALONE = {  # the key of values that stand without one
-    "benchmark_run": "agents", "benchmark_validate": "submission", "benchmark_table": "submissions",
+    "benchmark_run": "agents", "benchmark_validate": "submissions", "benchmark_table": "submissions",
 }  # fmt: skip
 A_PERSON_CAN_MEND = (ValueError, KeyError, OSError)
 

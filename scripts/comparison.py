@@ -22,7 +22,7 @@ LONG = ("actions", "metrics", "settings")  # columns of the JSON lines that a ta
 
 
 @contextmanager
-def counted(total: int, unit: str):
+def counted(total: int | None, unit: str):
     """A bar on a terminal, nothing elsewhere; yields what takes the number done."""
     with tqdm(total=total, unit=unit, leave=False, disable=None) as bar:
         yield lambda done: bar.update(done - bar.n)

@@ -7,8 +7,10 @@ dropped when the file is next read, so that no more than the running episode is 
 import gzip
 import json
 import os
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Mapping
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,9 +81,8 @@ def read_records(path: Path) -> list[dict]:
     """
     path = records_in(path)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        lines = content.decode("utf-8").splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        lines = _content_of(path).decode("utf-8").splitlines()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise BrokenRecord(f"{path} cannot be read ({error}).") from None
     return [_record(path, number, line) for number, line in enumerate(lines, start=1)]
 
@@ -95,12 +96,14 @@ def records_in(path: Path) -> Path:
                             "wrote.")  # fmt: skip
 
 
-def write_gzipped(path: Path, records: Iterable[Mapping]) -> None:
-    """All records in one small file, for keeping; the same records give the same bytes."""
-    text = "".join(json.dumps(r, allow_nan=False, separators=(",", ":")) + "\n" for r in records)
-    aside = path.with_name(f".{path.name}")
-    aside.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-    os.replace(aside, path)
+def digest_of_records(path: Path) -> str:
+    """SHA-256 of what a record file holds, packed by gzip or not."""
+    return sha256(_content_of(records_in(path))).hexdigest()
+
+
+def _content_of(path: Path) -> bytes:
+    content = path.read_bytes()
+    return gzip.decompress(content) if path.suffix == ".gz" else content
 
 
 def _record(path: Path, number: int, line: str) -> dict:

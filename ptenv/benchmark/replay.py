@@ -79,8 +79,8 @@ def _wrong_environment(record: Mapping, task) -> list[str]:
     wanted = registered["kwargs"] | json.loads(
         json.dumps(task.kwargs(episode["case"], episode["budget"], _Named()))
     )
-    given = {k: v for k, v in spec["kwargs"].items() if k not in task.family.free}
-    wanted = {k: v for k, v in wanted.items() if k not in task.family.free}
+    given = {k: v for k, v in spec["kwargs"].items() if k not in task.free}
+    wanted = {k: v for k, v in wanted.items() if k not in task.free}
     for name in sorted(set(given) | set(wanted)):
         if given.get(name) != wanted.get(name):
             wrong.append(

@@ -65,13 +65,22 @@ class Task:
 
     def make(self, case: str, budget: float, data: "Data", agent_settings: Mapping) -> gym.Env:
         """The environment for an agent's settings; refuses those that are not its to choose."""
-        foreign = sorted(set(agent_settings) - set(self.family.free))
+        given = self.kwargs(case, budget, data)
+        foreign = sorted(
+            name for name, value in agent_settings.items()
+            if name not in self.free and not (name in given and given[name] == value)
+        )  # fmt: skip
         if foreign:
             raise ValueError(
-                f"agent settings {foreign} of {self.env_id} are the suite's, not the agent's; an "
-                f"agent may choose {list(self.family.free)}."
+                f"agent settings {foreign} of task {self.name} are the suite's, not the agent's; "
+                f"an agent may choose {list(self.free)}."
             )
-        return gym.make(self.env_id, **self.kwargs(case, budget, data), **agent_settings)
+        return gym.make(self.env_id, **{**agent_settings, **given})
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Arguments of ``make`` that an agent chooses: the family's, but for what is set."""
+        return tuple(name for name in self.family.free if name not in self.settings)
 
     def kwargs(self, case: str, budget: float, data: "Data") -> dict:
         """Arguments of ``make`` that the suite sets."""

@@ -3,19 +3,17 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 
 from ptenv.benchmark.entry import Entry, read_entry
 from ptenv.benchmark.platforms import platform_of_here, software
-from ptenv.benchmark.records import BrokenRecord, Episode, read_records, records_in
+from ptenv.benchmark.records import BrokenRecord, Episode, digest_of_records, read_records
 from ptenv.benchmark.replay import Tolerance, claims_of, replay
 from ptenv.benchmark.suite import Data, Suite
-from ptenv.processes import worker_pool
 
 VALIDATION = "validation.json"
 FORMAT = 1
@@ -129,11 +127,12 @@ def _by_reference(state, suite: Suite) -> tuple[float | None, str | None]:
 
 
 def validate(
-    folder: Path, suite: Suite, data: Data, tolerance: Tolerance = STATED, workers: int = 1,
-    reference: bool = True, chosen: Callable[[Episode], bool] = lambda episode: True,
+    folder: Path, suite: Suite, data: Data, tolerance: Tolerance = STATED,
+    pool: Executor | None = None, reference: bool = True,
+    chosen: Callable[[Episode], bool] = lambda episode: True,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Verdict:  # fmt: skip
-    """Check a submission's claims, then replay its episodes, ``chosen`` ones or all."""
+    """Check a submission's claims, then replay its episodes, the ``chosen`` ones, in ``pool``."""
     began = perf_counter()
     try:
         entry, records = read_entry(folder), read_records(folder)
@@ -142,7 +141,7 @@ def validate(
     refused = claims(entry, records, suite)
     known = {t.name for t in suite.tasks}
     replayed = [r for r in records if r["task"] in known and chosen(Episode.of(r))]
-    judged = list(_judged(replayed, suite, data, tolerance, reference, workers, progress))
+    judged = list(_judged(replayed, suite, data, tolerance, reference, pool, progress))
     judged.sort(key=lambda j: j.episode)
     refused += _faults(judged)
     return Verdict(
@@ -152,18 +151,15 @@ def validate(
     )  # fmt: skip
 
 
-def _judged(records, suite, data, tolerance, reference, workers, progress):
+def _judged(records, suite, data, tolerance, reference, pool, progress) -> Iterator[Judged]:
     jobs = [(record, suite, data, tolerance, reference) for record in records]
-    if workers <= 1 or len(jobs) <= 1:
-        for done, job in enumerate(jobs, start=1):
-            yield judge_record(*job)
-            progress(done)
-        return
-    with worker_pool(workers) as pool:
-        futures = [pool.submit(judge_record, *job) for job in jobs]
-        for done, future in enumerate(as_completed(futures), start=1):
-            yield future.result()
-            progress(done)
+    if pool is None:
+        found = (judge_record(*job) for job in jobs)
+    else:
+        found = (f.result() for f in as_completed([pool.submit(judge_record, *j) for j in jobs]))
+    for done, judged in enumerate(found, start=1):
+        yield judged
+        progress(done)
 
 
 def _faults(judged: Sequence[Judged]) -> list[str]:
@@ -182,7 +178,7 @@ def write_verdict(verdict: Verdict, folder: Path, suite: Suite, complete: bool) 
         "refused": list(verdict.refused), "n_replayed": verdict.n_replayed,
         "n_exact": verdict.n_exact, "largest_difference": verdict.largest_difference,
         "seconds": round(verdict.seconds, 2),
-        "records_sha256": sha256(records_in(folder).read_bytes()).hexdigest(),
+        "records_sha256": digest_of_records(folder),
         "reference": [
             [*j.episode, j.reference, j.reference_why_not] for j in verdict.episodes
         ],
