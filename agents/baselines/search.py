@@ -113,20 +113,21 @@ class CrossEntropySearch:
     def _family(self, state: State, kind: str, oneshot: bool) -> tuple[Choose, np.ndarray]:
         """From parameters to a round, and the parameters to begin with."""
         if kind == "mask":
-            return _mask_family(state, oneshot)
+            return _mask_family(state)
         decoder = ActionDecoder(kind, oneshot, 1, MOST)
         first = self.first.action(kind, decoder.space.shape[0])
         return lambda a, s, rng: decoder.decode(a, s.case, s.signals, rng), first
 
 
-def _mask_family(state: State, oneshot: bool) -> tuple[Choose, np.ndarray]:
-    """Log keep-rates are sums of row features with searched factors; the last sets evaluations."""
+def _mask_family(state: State) -> tuple[Choose, np.ndarray]:
+    """Log keep-rates are sums of row features with searched factors; the last sets evaluations,
+    of one-shot ids too: ``mask_evaluations`` is any agent's to choose."""
     features = _row_features(state)
     drawn = state.case.candidates
 
     def choose(parameters: np.ndarray, state: State, rng: np.random.Generator) -> RoundChoice:
         rates = np.where(drawn, np.exp(features @ parameters[:-1].astype(np.float64)), 0.0)
-        n = MOST if oneshot else max(2, round(MOST ** (0.5 * (1.0 + float(parameters[-1])))))
+        n = max(2, round(MOST ** (0.5 * (1.0 + float(parameters[-1])))))
         mask = np.zeros(len(rates), bool)
         mask[fill(rates, state.case, state.work_left // n, state.case.thresholds(rng))] = True
         return RoundChoice(mask, n, 1.0, False)

@@ -18,12 +18,15 @@ class Family(Protocol):
     """Arguments, anchors and limits of one kind of environment.
 
     ``budget`` is the argument of ``make`` that a suite sets beside the case, ``free`` are those
-    that an agent chooses, ``cost`` says what ``info["cost"]`` counts.
+    that an agent chooses, ``cost`` says what ``info["cost"]`` counts. Where an episode ``parts``
+    from its like after a rounding, as when a request goes to another worst voxel, replay on another
+    processor can be compared by the mean of many alone.
     """
 
     budget: str
     free: tuple[str, ...]
     cost: str
+    parts: bool
 
     def anchors(self, plain: Mapping):
         """Frozen anchors of a case."""
@@ -47,6 +50,7 @@ class VoxelMaskFamily:
     budget = "budget"
     free = ("action", "observation", "reward", "volume_size", "max_rows", "mask_evaluations")
     cost = "work (nonzeros × evaluations)"
+    parts = False
 
     @staticmethod
     def anchors(plain: Mapping) -> Anchors:
@@ -80,6 +84,7 @@ class EnergyLayerFamily:
     budget = "limit"
     free = ("reward",)
     cost = "delivery (s)"
+    parts = False
 
     @staticmethod
     def anchors(plain: Mapping) -> LayerAnchors:
@@ -116,6 +121,7 @@ class DoseShapingFamily:
     budget = "goals"
     free = ("action", "observation", "reward", "volume_size")
     cost = "dose products"
+    parts = True
 
     @staticmethod
     def anchors(plain: Mapping) -> ShapingAnchors:

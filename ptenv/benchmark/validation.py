@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
+
 from ptenv.benchmark.entry import Entry, read_entry
 from ptenv.benchmark.platforms import platform_of_here, software
 from ptenv.benchmark.records import BrokenRecord, Episode, digest_of_records, read_records
@@ -29,6 +31,7 @@ class Judged:
     faults: tuple[str, ...]
     exact: bool = True
     largest_difference: float = 0.0
+    scores: tuple[float, float] | None = None  # recorded, replayed
     reference: float | None = None
     reference_why_not: str | None = None
 
@@ -116,7 +119,8 @@ def judge_record(
     score, why_not = None, None
     if reference and not faults:
         score, why_not = _by_reference(again.played.state, suite)
-    return Judged(episode, tuple(faults), again.exact, again.largest, score, why_not)
+    scores = (record["result"]["score"], again.score)
+    return Judged(episode, tuple(faults), again.exact, again.largest, scores, score, why_not)
 
 
 def _by_reference(state, suite: Suite) -> tuple[float | None, str | None]:
@@ -143,7 +147,7 @@ def validate(
     replayed = [r for r in records if r["task"] in known and chosen(Episode.of(r))]
     judged = list(_judged(replayed, suite, data, tolerance, reference, pool, progress))
     judged.sort(key=lambda j: j.episode)
-    refused += _faults(judged)
+    refused += _faults(judged) + _means_apart(judged, suite, tolerance)
     return Verdict(
         tuple(refused), len(judged), sum(j.exact for j in judged),
         max((j.largest_difference for j in judged), default=0.0), perf_counter() - began,
@@ -160,6 +164,19 @@ def _judged(records, suite, data, tolerance, reference, pool, progress) -> Itera
     for done, judged in enumerate(found, start=1):
         yield judged
         progress(done)
+
+
+def _means_apart(judged: Sequence[Judged], suite: Suite, tolerance: Tolerance) -> list[str]:
+    """Tasks whose episodes part after a rounding, and whose means do not agree."""
+    wrong = []
+    for task in suite.tasks:
+        of = [j for j in judged if j.episode.task == task.name and not j.exact]
+        pairs = [j.scores for j in of if j.scores is not None]
+        if task.family.parts and pairs:
+            before, now = np.mean(pairs, axis=0)
+            if not abs(before - now) <= tolerance.mean:
+                wrong.append(f"{task.name}: the mean score is {before:.3f}, replay gives {now:.3f}")
+    return wrong
 
 
 def _faults(judged: Sequence[Judged]) -> list[str]:

@@ -280,6 +280,41 @@ def test_elsewhere_replay_is_compared_within_the_stated_tolerance(submission, su
     assert replay(far, suite, Data(), Tolerance()).differences
 
 
+def test_elsewhere_episodes_that_part_are_compared_by_their_mean(tampered, suite):
+    def edit(shift):
+        def change(records):
+            for record in records:
+                record["platform"]["cpu"] = "another"
+                if record["task"] == "dose-shaping":
+                    record["result"]["plan_sha256"] = "0" * 64
+            shaped = [r for r in records if r["task"] == "dose-shaping"]
+            for record, sign in zip(shaped, (1, shift), strict=True):
+                _rescored(record, suite, 1.0 + 0.02 * sign)
+        return change
+
+    assert validate(tampered(edit(-1)), suite, Data(), reference=False).holds
+
+
+def test_elsewhere_a_mean_that_is_too_good_is_refused(tampered, suite):
+    def edit(records):
+        for record in records:
+            record["platform"]["cpu"] = "another"
+            if record["task"] == "dose-shaping":
+                _rescored(record, suite, 0.7)
+
+    assert "the mean score is" in refused(tampered(edit), suite)
+
+
+def _rescored(record, suite, factor):
+    """Another objective, with the score that follows from it."""
+    task = suite.task(record["task"])
+    anchors = task.family.anchors(task.frozen[record["episode"]["case"]].anchors)
+    record["result"]["objective"] *= factor
+    record["result"]["score"] = task.family.score(
+        anchors, record["episode"]["budget"], record["result"]
+    )
+
+
 def test_a_killed_run_loses_no_more_than_half_a_line(submission, suite, tmp_path):
     folder = tmp_path / "killed"
     shutil.copytree(submission, folder)
