@@ -1,16 +1,31 @@
-"""What the page of the environments says in numbers is what the code has."""
+"""What the pages say in numbers is what the code has, and the site builds.
 
+The code of the pages: tests/test_docs_code.py.
+"""
+
+import dataclasses
+import importlib.util
+import inspect
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from gymnasium.envs.registration import registry
+from matplotlib.image import imread
 
 import ptenv  # noqa: F401  registers the ids
 from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
+from ptenv.cases.library import forget_cases
 from ptenv.cases.recipe import VoxelMaskRecipe
 from ptenv.envs.energy_layer import PRESETS as ARC_PRESETS
 from ptenv.envs.voxel_mask import PRESETS
+from ptenv.registration import IDS
+from scripts.build_docs_pictures import DRAWN, picture
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "environments.md").read_text(encoding="utf-8")
@@ -87,3 +102,90 @@ def test_sketches_are_those_of_the_page():
     assert f"spots {recipe.sketch_spacing_mm:g} mm apart" in ARCS
     assert f"with {recipe.evaluations} evaluations" in ARCS
     assert f"robustly ({recipe.bound_evaluations} evaluations)" in ARCS
+
+
+# ---------------------------------------------------------------------- generated pages, the site
+
+
+@pytest.fixture(scope="module")
+def pages():
+    """The module that makes the environments' pages."""
+    path = DOCS / "environment_pages.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_id_has_a_generated_page(pages):
+    found = [name for family in pages.FAMILIES for name in pages.ids_of(family)]
+    assert sorted(found) == sorted(IDS)
+    for family in pages.FAMILIES:
+        text = pages.page(family)
+        for name in pages.ids_of(family):
+            (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+            assert f"{IDS[name].reward_threshold:g}" in row
+            assert all(key in row for key in IDS[name].settings)
+            assert str(IDS[name].max_episode_steps or "no limit") in row
+
+
+@pytest.mark.parametrize("family", ["voxel_mask", "energy_layer", "dose_shaping"])
+def test_a_generated_page_has_all_arguments_and_settings(pages, family):
+    made, text = pages.environment_class(family), pages.page(family)
+    arguments = list(inspect.signature(made.__init__).parameters.values())[1:]
+    assert len(arguments) > 10
+    for argument in arguments:
+        assert f"\n| `{argument.name}` | " in text
+        assert f"`{argument.default!r}`" in text
+    for setting in dataclasses.fields(pages.recipe_of(family)):
+        assert setting.name == "patient" or f"\n| `{setting.name}` | " in text
+
+
+@pytest.mark.parametrize("family", ["voxel_mask", "energy_layer", "dose_shaping"])
+def test_a_generated_page_has_the_whole_docstring(pages, family):
+    text = pages.page(family)
+    for heading in re.findall(r"### (.+)", pages.environment_class(family).__doc__):
+        assert f"\n## {heading}\n" in text
+    for line in pages.environment_class(family).__doc__.splitlines():
+        if not line.strip().startswith("###"):
+            assert line.strip().replace("``", "`") in text
+
+
+def test_pages_are_written_again_only_when_they_changed(pages, tmp_path):
+    pages.write_pages(tmp_path)
+    first, second, third = sorted(tmp_path.iterdir())
+    text = first.read_text(encoding="utf-8")
+    first.write_text("another", encoding="utf-8")
+    os.utime(second, (1.0, 1.0))
+    pages.write_pages(tmp_path)
+    assert first.read_text(encoding="utf-8") == text
+    assert second.stat().st_mtime == 1.0
+
+
+@pytest.mark.parametrize("family", ["voxel_mask", "energy_layer", "dose_shaping"])
+def test_a_picture_shows_what_the_environment_draws(pages, family, monkeypatch, tmp_path):
+    """By size and most of its pixels: text and dose differ by a little from machine to machine."""
+    monkeypatch.setenv("PTENV_CACHE", str(tmp_path))
+    forget_cases()
+    kept = imread(pages.FOLDER / f"{family}.png")[:, :, :3]
+    drawn = picture(DRAWN[family]) / 255.0
+    forget_cases()
+    assert kept.shape == drawn.shape
+    assert np.mean(np.abs(kept - drawn).max(axis=2) > 0.1) < 0.03
+    assert DRAWN[family].id in pages.ids_of(family)
+    assert f"({family}.png)" in pages.page(family)
+
+
+def test_the_site_builds_without_warnings(tmp_path):
+    for needed in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(needed, reason=f"{needed} builds the site; it is among the dev extras")
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-E", "-q", "-b", "html",
+         "-d", str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "html")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    for page in (*DOCS.glob("*.md"), *(DOCS / "environments").glob("*.md")):
+        html = (tmp_path / "html" / page.relative_to(DOCS)).with_suffix(".html")
+        assert html.stat().st_size > 5000
+    assert "voxel_mask.png" in {p.name for p in (tmp_path / "html" / "_images").iterdir()}
