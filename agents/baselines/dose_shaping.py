@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import gymnasium as gym
 import numpy as np
 
+from agents.baselines.places import places_of
 from ptenv.envs.dose_shaping import State
 from ptenv.envs.dose_shaping_actions import (
     N_CANDIDATE_ACTIONS,
@@ -45,10 +46,7 @@ class ShapingRule:
 
     def bind(self, env, seed: int = 0) -> "ShapingRule":
         """Play ``env``, one environment or a DummyVecEnv; chance comes from ``seed``."""
-        self._places = [
-            (_checked(e), np.random.default_rng([seed, i]))
-            for i, e in enumerate(getattr(env, "envs", [env]))
-        ]
+        self._places = [(_checked(e), rng) for e, rng in places_of(env, seed)]
         return self
 
     def predict(self, observation, state=None, episode_start=None, deterministic=True):

@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from agents.baselines.arc_view import ArcView
+from agents.baselines.places import places_of
 from ptenv.envs.energy_layer import State
 
 Rule = Callable[[ArcView, float, np.random.Generator], np.ndarray]
@@ -37,7 +38,7 @@ class LayerBaseline:
 
     def bind(self, env, seed: int = 0) -> "LayerBaseline":
         """Play ``env``, one environment or a DummyVecEnv; chance comes from ``seed``."""
-        self._places = [_Place.of(e, [seed, i]) for i, e in enumerate(getattr(env, "envs", [env]))]
+        self._places = [_Place.of(*place) for place in places_of(env, seed)]
         return self
 
     def predict(self, observation, state=None, episode_start=None, deterministic=True):
@@ -71,7 +72,7 @@ class RandomLayers:
         return {}
 
     def bind(self, env, seed: int = 0) -> "RandomLayers":
-        self._places = [_Place.of(e, [seed, i]) for i, e in enumerate(getattr(env, "envs", [env]))]
+        self._places = [_Place.of(*place) for place in places_of(env, seed)]
         return self
 
     def predict(self, observation, state=None, episode_start=None, deterministic=True):
@@ -93,10 +94,10 @@ class _Place:
     episode: tuple | None = None
 
     @classmethod
-    def of(cls, env, seed: list[int]) -> "_Place":
+    def of(cls, env, rng: np.random.Generator) -> "_Place":
         if not isinstance(env, gym.Env) or not hasattr(env.unwrapped, "state"):
             raise TypeError(f"env={env!r} is no energy-layer environment of this process.")
-        return cls(env, np.random.default_rng(seed))
+        return cls(env, rng)
 
     def is_batch(self, observation) -> bool:
         """Whether the observation has an axis more than the environment's own."""

@@ -14,6 +14,7 @@ from math import ceil
 import gymnasium as gym
 import numpy as np
 
+from agents.baselines.places import places_of
 from engine.optimization.voxel_sampling import violation_rates
 from ptenv.cases.case import GROUPS, Case
 from ptenv.envs.voxel_mask import State
@@ -47,7 +48,7 @@ class MaskBaseline:
 
     def bind(self, env, seed: int = 0) -> "MaskBaseline":
         """Play ``env``, one environment or a DummyVecEnv; masks are drawn from ``seed``."""
-        self._places = [_Place.of(e, [seed, i]) for i, e in enumerate(getattr(env, "envs", [env]))]
+        self._places = [_Place.of(*place) for place in places_of(env, seed)]
         return self
 
     def predict(self, observation, state=None, episode_start=None, deterministic=False):
@@ -82,7 +83,7 @@ class RandomActions:
         return {"action": self.action}
 
     def bind(self, env, seed: int = 0) -> "RandomActions":
-        self._places = [_Place.of(e, [seed, i]) for i, e in enumerate(getattr(env, "envs", [env]))]
+        self._places = [_Place.of(*place) for place in places_of(env, seed)]
         return self
 
     def predict(self, observation, state=None, episode_start=None, deterministic=False):
@@ -103,10 +104,10 @@ class _Place:
     rng: np.random.Generator
 
     @classmethod
-    def of(cls, env, seed: list[int]) -> "_Place":
+    def of(cls, env, rng: np.random.Generator) -> "_Place":
         if not isinstance(env, gym.Env) or not hasattr(env.unwrapped, "state"):
             raise TypeError(f"env={env!r} is no voxel-mask environment of this process.")
-        return cls(env, np.random.default_rng(seed))
+        return cls(env, rng)
 
     def is_batch(self, observation) -> bool:
         """Whether the observation has an axis more than the environment's own."""
