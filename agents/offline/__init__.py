@@ -1,0 +1,1 @@
+"""Recorded behavior: Minari datasets of what baselines and people did, and cloning it."""
