@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+EXTRAS := agents,sweep,ray,offline,docs,dev
+PIP := $(BIN)/python -m pip install -q --retries 5 --timeout 60 -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: test train bench bounds lint clean
@@ -34,7 +36,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || { \
 	  echo "$(PYTHON) -m venv failed; on Debian and Ubuntu install python3-venv first." >&2; exit 1; }
 	@for try in 1 2 3; do \
-	  $(BIN)/python -m pip install -q --retries 5 --timeout 60 -e '.[agents,dev]' -c constraints.txt && break; \
+	  $(PIP) -e '.[$(EXTRAS)]' && $(PIP) --no-deps hydra-ray-launcher && break; \
 	  [ $$try -lt 3 ] || { echo "pip failed three times; its message is above." >&2; exit 1; }; \
 	  echo "pip failed; trying once more …" >&2; sleep 5; \
 	done

@@ -8,16 +8,20 @@ import difflib
 import os
 import re
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).parent.parent / "conf"
+OURS = "ptenv_"  # begins the names of our settings of Hydra's plugins: the plugins took the others
+EXTRAS = {"submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray"}  # bring a launcher
 
 
 class WrongCall(Exception):
@@ -35,12 +39,15 @@ def checked(command: str, arguments: list[str]) -> list[str]:
     if args.config_path or args.config_name or args.experimental_rerun:
         return arguments  # a configuration of the person's own: Hydra judges it
     own = [f"hydra.searchpath=[file://{Path(d).resolve()}]" for d in [args.config_dir] if d]
-    for overrides in _each_once(args.overrides, args.multirun):
+    searched = _searched(command, own + args.overrides) if args.multirun else []
+    for overrides in _each_once([*searched, *args.overrides], args.multirun):
         cfg = composed(command, own + overrides)
+        if args.multirun:
+            _refuse_test_split(cfg)
     if asks_only:
         return arguments
     _refuse_missing(cfg)
-    if "output" not in cfg:
+    if "output" not in cfg or cfg.output is None:  # none, or named by the command itself
         return arguments
     if "folder" in cfg:
         _refuse_neither_folder_nor_json(Path(cfg.output), args.multirun)
@@ -49,11 +56,14 @@ def checked(command: str, arguments: list[str]) -> list[str]:
     return arguments if named else [*arguments, f"output={_quoted(cfg.output)}"]
 
 
-def composed(command: str, overrides: list[str]) -> DictConfig:
-    """The configuration of one command; `WrongCall` names what does not fit and what is near."""
+def composed(command: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
+    """The configuration of one command; `WrongCall` names what does not fit and what is near.
+
+    ``with_hydra``: with Hydra's own settings under ``hydra``.
+    """
     try:
         with initialize_config_module("conf", version_base="1.3", job_name=command):
-            return compose(command, overrides=overrides)
+            return compose(command, overrides=overrides, return_hydra_config=with_hydra)
     except OverrideParseException as error:
         raise WrongCall(
             f"`{error.override}` cannot be read; write key=value, and put a value with spaces or "
@@ -61,6 +71,40 @@ def composed(command: str, overrides: list[str]) -> DictConfig:
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise WrongCall(_explained(command, overrides, error)) from None
+
+
+def _searched(command: str, overrides: list[str]) -> list[str]:
+    """What the sweeper's configuration sweeps over, as overrides; `WrongCall` where it cannot."""
+    plain = _each_once(overrides, multirun=True)[0]
+    sweeper = composed(command, plain, with_hydra=True).hydra.sweeper
+    _refuse_without_optuna(sweeper)
+    space = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    if sweeper._target_.endswith(".BasicSweeper"):
+        _refuse_intervals([*space, *overrides])
+    return space
+
+
+def _refuse_intervals(overrides: list[str]) -> None:
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise WrongCall(
+                f"`{override.input_line}` is an interval, which only a search can draw from; add "
+                "hydra/sweeper=optuna, or list values: KEY=A,B."
+            )
+
+
+def _refuse_without_optuna(sweeper: DictConfig) -> None:
+    if "ptenv_optuna" in sweeper._target_ and not find_spec("hydra_plugins.hydra_optuna_sweeper"):
+        raise WrongCall("hydra/sweeper=optuna needs more packages: pip install 'ptenv[sweep]'.")
+
+
+def _refuse_test_split(cfg: DictConfig) -> None:
+    """Of commands that train: what a sweep chose by test cases, nothing could judge."""
+    if "schedule" in cfg and cfg.get("split") == "test":
+        raise WrongCall(
+            "split=test cannot choose settings; sweep over split=validation, then judge what was "
+            "chosen by one run with split=test."
+        )
 
 
 def folder_beside(output: str) -> str:
@@ -77,15 +121,26 @@ def _spelled(command: str, argument: str) -> str:
 
     With ``dose@engine: pencil_beam`` among a command's defaults both ``engine=`` and ``dose=``
     choose, and both ``engine.KEY=`` and ``dose.KEY=`` set a value. Where the defaults have a plain
-    ``dose`` as well, that is what ``dose`` means.
+    ``dose`` as well, that is what ``dose`` means. A launcher or sweeper of a Hydra plugin is the
+    one with our settings, where ``conf/hydra`` has one.
     """
+    plugin = re.fullmatch(r"hydra/(launcher|sweeper)=(\w+)", argument)
+    if plugin and (CONF / "hydra" / plugin[1] / f"{OURS}{plugin[2]}.yaml").exists():
+        return f"hydra/{plugin[1]}={OURS}{plugin[2]}"
     for group, name in _renamed_groups(command):
-        names = name if group in _default_groups(command) else f"{group}|{name}"
+        names = _names(command, group, name)
         written = re.match(rf"([+~]*)({names})([.=].*)$", argument, re.DOTALL)
         if written:
             prefix, _, rest = written.groups()
             return f"{prefix}{group}@{name}{rest}" if rest[0] == "=" else f"{prefix}{name}{rest}"
     return argument
+
+
+def _names(command: str, group: str, name: str) -> str:
+    """Regular expression of what GROUP@NAME may be called; a place in Hydra's settings is none."""
+    if name.startswith("hydra."):
+        return group
+    return name if group in _default_groups(command) else f"{group}|{name}"
 
 
 def _renamed_groups(command: str) -> list[tuple[str, str]]:
@@ -109,12 +164,20 @@ def _each_once(overrides: list[str], multirun: bool) -> list[list[str]]:
         raise WrongCall(f"`{error.override}` cannot be read; write key=value.") from None
     plain = [o.input_line for o in parsed if not o.is_sweep_override()]
     swept = [
-        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        [f"{o.get_key_element()}={value}" for value in _values(o)]
         for o in parsed
-        if o.is_discrete_sweep()
+        if o.is_sweep_override()
     ]
     n_lists = max(map(len, swept), default=1)
     return [plain + [values[i % len(values)] for values in swept] for i in range(n_lists)]
+
+
+def _values(swept: Override) -> list[str]:
+    """The values of a sweep; of an interval its ends."""
+    if swept.is_discrete_sweep():
+        return list(swept.sweep_string_iterator())
+    interval = swept.value()
+    return [str(interval.start), str(interval.end)]
 
 
 def _explained(command: str, overrides: list[str], error: Exception) -> str:
@@ -144,7 +207,12 @@ def choices(group: str) -> list[str]:
 
 def _explained_choice(command: str, choice: str, overrides: list[str]) -> str:
     group, _, name = choice.rpartition("/")
-    known = choices(group)
+    if group == "hydra/launcher" and name in EXTRAS:
+        return f"hydra/launcher={name} needs more packages: pip install 'ptenv[{EXTRAS[name]}]'" + (
+            " and, for its metadata asks for AWS, pip install --no-deps hydra-ray-launcher."
+            if name == "ray" else "."
+        )  # fmt: skip
+    known = [name.removeprefix(OURS) for name in choices(group)]
     renamed = (n for g, n in _renamed_groups(command) if f"{g}@{n}={name}" in overrides)
     group = next(renamed, group)
     if not known:

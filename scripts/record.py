@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from engine.dose.progress import Progress
 
 LINE_EVERY_S = 10.0  # of progress in a log
-PACKAGES = ("ptenv", "numpy", "scipy", "numba", "gymnasium", "stable-baselines3", "torch")
+PACKAGES = (
+    "ptenv", "numpy", "scipy", "numba", "gymnasium", "stable-baselines3", "sb3-contrib", "torch",
+    "lightning", "hydra-core", "wandb", "optuna", "hydra-optuna-sweeper", "hydra-submitit-launcher",
+    "submitit", "ray", "hydra-ray-launcher",
+)  # fmt: skip
 
 
 @contextmanager
@@ -99,17 +103,30 @@ def output_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def save_record(cfg: DictConfig, folder: Path) -> None:
-    """Write the resolved configuration; beside it overrides, revision, versions and platform."""
+def save_record(cfg: DictConfig, folder: Path, overrides: list[str] | None = None) -> None:
+    """Write the resolved configuration; beside it overrides (None: Hydra's), seeds, revision,
+    versions and platform."""
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
     record = {
-        "overrides": list(HydraConfig.get().overrides.task),
+        "overrides": list(HydraConfig.get().overrides.task) if overrides is None else overrides,
+        "seeds": seeds(OmegaConf.to_container(cfg, resolve=True)),
         "revision": _revision(),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
     (folder / "record.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def seeds(settings: Mapping, prefix: str = "") -> dict[str, int]:
+    """Every seed of a configuration, by its full name."""
+    found = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= seeds(value, f"{prefix}{key}.")
+        elif str(key) == "seed":
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _version(package: str) -> str | None:

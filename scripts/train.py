@@ -1,8 +1,9 @@
 """Train an agent, by episodes or on whole patients, and compare it with baselines.
 
 Writes into the folder ``output``: agent/ (the trained agent), checkpoints/, learning_curve.csv and
-.png, log/, scores.txt and .csv, episodes.csv and .jsonl, pictures/, config.yaml, record.json. A run
-that was stopped goes on when it is called with the same ``output``.
+.png, log/, scores.txt and .csv, episodes.csv and .jsonl, pictures/, config.yaml, record.json, and
+when all is done result.json. A run that was stopped goes on when it is called with the same
+``output``, one that ended is not repeated; a sweep (``-m``) does so run by run.
 """
 
 import sys
@@ -12,11 +13,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from agents.environments import learned_from, preload_workers
+from agents.environments import AnyEnvironment, learned_from
 from agents.evaluation import mean_score, summary
 from agents.rl.checkpoints import last_checkpoint
 from agents.rl.curve import read_curve
@@ -24,29 +27,61 @@ from agents.rl.trained import save_agent
 from agents.rl.training import train
 from agents.trained import trained_agent
 from engine.parallel import threads
+from ptenv.processes import preload_workers
 from ptenv.rendering import learning_curve, save
 from scripts.comparison import build_cases, compare, tables
+from scripts.histograms import final_histograms
 from scripts.record import output_folder, save_record, stage
+from scripts.resume import begin, comparable, finish, finished_score, only_run_in
 
 TRAINED = "trained agent"
-MUST_AGREE = ("env", "agent")  # of a run that goes on
+MUST_AGREE = ("env", "agent", "seed")  # of a run that goes on
 
 
 def run(cfg: DictConfig) -> float:
     """Train and judge; returns the mean score on the cases that judge, for sweeps."""
-    folder = output_folder()
-    _refuse_another_run(cfg, folder)
-    save_record(cfg, folder)
+    hydra = HydraConfig.get()
+    sweeps = hydra.mode == RunMode.MULTIRUN
+    return train_and_judge(cfg, output_folder(), list(hydra.overrides.task), sweeps)
+
+
+def train_and_judge(
+    cfg: DictConfig, folder: Path, overrides: list[str], sweeps: bool,
+    tell: Callable[[int, float | None], None] = lambda n_steps, score: None,
+) -> float:  # fmt: skip
+    """The mean score of a run in its folder; what is done already is not done again.
+
+    ``sweeps``: the run is one of many that settings are chosen by, which must not see test cases.
+    ``tell`` gets steps and the mean score of the last training episodes.
+    """
+    with only_run_in(folder):
+        _refuse_another_run(cfg, folder)
+        score = finished_score(cfg, folder)
+        if score is not None:
+            print(f"{folder}/ is done: score {score:.3f} (without its result.json it is judged "
+                  "again)")  # fmt: skip
+            return score
+        begin(folder)
+        save_record(cfg, folder, overrides)
+        score = _train_and_judge(cfg, folder, sweeps, tell)
+        finish(folder, score)
+    return score
+
+
+def _train_and_judge(cfg: DictConfig, folder: Path, sweeps: bool, tell: Callable) -> float:
     environment = instantiate(cfg.env, _convert_="all")
     learner = instantiate(cfg.agent, _convert_="all")
     schedule = instantiate(cfg.schedule)
     trials = instantiate(cfg.trials, _convert_="all").of(environment)
     cases = environment.chosen_cases(cfg.cases, cfg.split, cfg.n_cases)
+    if sweeps:
+        _refuse_test_cases(environment, cases)
     agents = dict(instantiate(cfg.baselines, _convert_="all"))
-    logger = instantiate(cfg.logger)
+    logger = instantiate(cfg.logger, _convert_="all")
     workers = cfg.workers or threads()
     preload_workers("agents.rl.training", "agents.evaluation")
-    print(f"Writing to {folder}/ (the same command with output={folder} goes on after a stop)")
+    again = "" if sweeps else f" (the same command with output={folder} goes on after a stop)"
+    print(f"Writing to {folder}/{again}")
 
     if hasattr(learner, "learn"):  # on whole patients, without episodes
         build_cases(environment, cases, workers, "Patients to judge on")
@@ -54,7 +89,7 @@ def run(cfg: DictConfig) -> float:
     else:
         build_cases(environment, environment.training_cases(), workers, "Patients to learn on")
         build_cases(environment, cases, workers, "Patients to judge on")
-        with stage("Training") as notes, _progress(schedule.n_steps) as progress:
+        with stage("Training") as notes, _progress(schedule.n_steps, tell) as progress:
             model = train(learner, environment, schedule, folder, cfg.seed, logger, progress)
             learned = learned_from(environment, cfg.seed)
             save_agent(model, folder / "agent", environment.learner_settings(), learned)
@@ -62,9 +97,24 @@ def run(cfg: DictConfig) -> float:
     agents[TRAINED] = trained_agent(str(folder))
     rows = compare(environment, agents, cases, trials, workers, folder, TRAINED)
     _draw_curve(folder, rows, environment.judge)
+    score = mean_score(rows, TRAINED)
+    if hasattr(logger, "show"):
+        histograms = final_histograms(environment, agents[TRAINED], cases, trials)
+        logger.show(folder, score, histograms)
 
     print(f"\n{tables(rows, environment.judge)}\n\nWritten to {folder}/")
-    return mean_score(rows, TRAINED)
+    return score
+
+
+def _refuse_test_cases(environment: AnyEnvironment, cases: list[str]) -> None:
+    """Settings that were chosen by test cases would be judged by what they were made for."""
+    sealed = sorted(set(cases) & set(environment.chosen_cases(None, "test", None)))
+    if sealed:
+        raise ValueError(
+            f"cases={sealed[0]}{' and others' * (len(sealed) > 1)} of split=test cannot choose "
+            "settings: sweep over split=validation, then judge what was chosen by one run of "
+            "ptenv train split=test."
+        )
 
 
 def _learn(learner, environment, folder: Path, seed: int, logger: Callable) -> None:
@@ -126,8 +176,7 @@ def _refuse_another_run(cfg: DictConfig, folder: Path) -> None:
         raise ValueError(f"output={folder} holds a run already; name another, or resume=auto.")
     before = OmegaConf.load(folder / "config.yaml")
     for group in MUST_AGREE:
-        now = OmegaConf.to_container(cfg[group], resolve=True)
-        if OmegaConf.to_container(before[group], resolve=True) != now:
+        if comparable(before)[group] != comparable(cfg)[group]:
             raise ValueError(
                 f"output={folder} was begun with another {group} (its config.yaml says which); "
                 "name another folder, or give the same settings to go on."
@@ -135,8 +184,11 @@ def _refuse_another_run(cfg: DictConfig, folder: Path) -> None:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, float | None], None]]:
-    """A bar with the mean score of the last episodes; elsewhere than on a terminal ten lines."""
+def _progress(total: int, tell: Callable) -> Iterator[Callable[[int, float | None], None]]:
+    """A bar with the mean score of the last episodes; elsewhere than on a terminal ten lines.
+
+    ``tell`` is told the same.
+    """
     told = [0]
     with tqdm(total=total, unit="step", leave=False, disable=None) as bar:
 
@@ -148,6 +200,7 @@ def _progress(total: int) -> Iterator[Callable[[int, float | None], None]]:
             if bar.disable and score is not None and tenth > told[0]:
                 told[0] = tenth
                 print(f"\n  {n_steps:>7} steps, score {score:6.3f}", end=" ", flush=True)
+            tell(n_steps, score)
 
         yield show
     if told[0]:

@@ -16,8 +16,9 @@ from scripts import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
-    "agent", "checkpoints", "config.yaml", "episodes.csv", "episodes.jsonl", "learning_curve.csv",
-    "learning_curve.png", "log", "pictures", "record.json", "scores.csv", "scores.txt",
+    ".lock", "agent", "checkpoints", "config.yaml", "episodes.csv", "episodes.jsonl",
+    "learning_curve.csv", "learning_curve.png", "log", "pictures", "record.json", "result.json",
+    "scores.csv", "scores.txt",
 }  # fmt: skip
 QUICK = (
     "env.n_patients=2", "schedule.n_envs=1", "schedule.processes=false", "schedule.curve_every=16",

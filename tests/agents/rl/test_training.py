@@ -12,7 +12,7 @@ from agents.rl.checkpoints import last_checkpoint, steps_of
 from agents.rl.curve import ALWAYS, read_curve, write_curve
 from agents.rl.first_policy import FirstPolicy
 from agents.rl.learner import Learner
-from agents.rl.loggers import csv_logger, wandb_logger
+from agents.rl.loggers import csv_logger
 from agents.rl.trained import TrainedAgent, save_agent
 from agents.rl.training import Schedule, train, vectorized
 
@@ -115,14 +115,6 @@ def test_the_untrained_policy_starts_at_the_first_action(environment):
 def test_a_folder_without_an_agent_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="ptenv train"):
         TrainedAgent(str(tmp_path))
-
-
-def test_wandb_offline_needs_no_account(environment, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    train(LEARNER, environment, SCHEDULE, tmp_path, 0, wandb_logger)
-    assert list((tmp_path / "log" / "wandb").glob("offline-run-*"))
 
 
 def test_a_curve_without_its_last_half_line_is_read(tmp_path):
