@@ -1,6 +1,6 @@
 """What a score is measured between: computed once per case and frozen with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp, log
 
@@ -9,6 +9,7 @@ import numpy as np
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import ClinicalQuality, Goal
 from engine.optimization.problem import PlanningProblem
+from engine.optimization.solution import Solution
 from engine.optimization.solvers import LBFGSB
 from engine.optimization.voxel_sampling import thin_to_budget
 
@@ -97,30 +98,25 @@ def compute_anchors(
     masks count for (``PlanningProblem.masked``). ``tell`` hears of every
     stage of what takes minutes on a large case.
     """
-    tell(f"keep-all, {EVALUATIONS} evaluations")
-    keep_all = LBFGSB(max_evaluations=EVALUATIONS, tolerance=0.0).solve(problem, start)
-    tell(f"F*, {converged_evaluations} evaluations")
-    converged = LBFGSB(max_evaluations=converged_evaluations, tolerance=0.0).solve(
-        problem, keep_all.weights
+    plans = anchor_plans(
+        problem, start, candidates, budgets, n_masks, converged_evaluations, tell, sampled_from
     )
-    values = {}
-    for b in budgets:
-        tell(f"{n_masks} uniform masks at {100 * b:g} % of keep-all's work")
-        values[b] = [
-            _uniform_value(problem, start, candidates, sampled_from, b, i) for i in range(n_masks)
-        ]
+    keep_all, converged = plans.keep_all, plans.converged
+    values = {
+        b: [problem.value_of_dose(problem.fraction_dose(w)) for w in of]
+        for b, of in plans.uniform.items()
+    }
     # nothing the anchors met may lie below F*: rho of the bound itself would be negative
     f_star = min(converged.value, keep_all.value, *(min(v) for v in values.values()))
     rho_all = max(keep_all.value - f_star, 1e-9 * max(abs(f_star), 1e-12))
-    log_rho = {b: np.log(np.maximum(np.array(v) - f_star, FLOOR * rho_all))
-               for b, v in values.items()}  # fmt: skip
+    rho_uniform, noise = masks_excess(values, f_star, rho_all)
     tell(f"two plans of other priorities, {quality_evaluations} evaluations each at most")
     return Anchors(
         f_star=f_star,
         f_start=float(keep_all.trace[0, 1]),
         rho_all=rho_all,
-        rho_uniform={b: exp(v.mean()) for b, v in log_rho.items()},
-        noise={b: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for b, v in log_rho.items()},
+        rho_uniform=rho_uniform,
+        noise=noise,
         work_all=problem.n_nonzeros * EVALUATIONS,
         reference_metrics=_metrics(problem, evaluation, keep_all.weights),
         quality=quality_anchors(
@@ -129,17 +125,65 @@ def compute_anchors(
     )
 
 
-def _uniform_value(
+@dataclass(frozen=True, eq=False)
+class AnchorPlans:
+    """The plans that a score is measured between: keep-all at 100 evaluations, the one that
+    converged, and weights (n_spots,) of every frozen uniform mask's, by budget."""
+
+    keep_all: Solution
+    converged: Solution
+    uniform: dict[float, list[np.ndarray]]
+
+
+def anchor_plans(
+    problem: PlanningProblem,
+    start: np.ndarray,
+    candidates: np.ndarray,
+    budgets: tuple[float, ...],
+    n_masks: int,
+    converged_evaluations: int,
+    tell: Callable[[str], None] = lambda text: None,
+    sampled_from: np.ndarray | None = None,
+) -> AnchorPlans:
+    """Solve the plans of ``compute_anchors``; the same bits whenever it is asked."""
+    tell(f"keep-all, {EVALUATIONS} evaluations")
+    keep_all = LBFGSB(max_evaluations=EVALUATIONS, tolerance=0.0).solve(problem, start)
+    tell(f"F*, {converged_evaluations} evaluations")
+    converged = LBFGSB(max_evaluations=converged_evaluations, tolerance=0.0).solve(
+        problem, keep_all.weights
+    )
+    uniform = {}
+    for b in budgets:
+        tell(f"{n_masks} uniform masks at {100 * b:g} % of keep-all's work")
+        uniform[b] = [
+            _uniform_weights(problem, start, candidates, sampled_from, b, i)
+            for i in range(n_masks)
+        ]
+    return AnchorPlans(keep_all, converged, uniform)
+
+
+def masks_excess(
+    values: Mapping[float, Sequence[float]], f_star: float, rho_all: float
+) -> tuple[dict[float, float], dict[float, float]]:
+    """Geometric mean of the masks' ρ, and standard deviation of log ρ, by budget, from their F."""
+    log_rho = {b: np.log(np.maximum(np.array(v) - f_star, FLOOR * rho_all))
+               for b, v in values.items()}  # fmt: skip
+    return (
+        {b: exp(v.mean()) for b, v in log_rho.items()},
+        {b: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for b, v in log_rho.items()},
+    )
+
+
+def _uniform_weights(
     problem, start, candidates, sampled_from, budget: float, index: int
-) -> float:  # fmt: skip
-    """F on all rows after 100 evaluations on one of the frozen uniform masks."""
+) -> np.ndarray:  # fmt: skip
+    """Weights after 100 evaluations on one of the frozen uniform masks."""
     rng = np.random.default_rng([index, int(1e6 * budget)])
     nonzeros = problem.influence.row_nonzeros()
     mask = thin_to_budget(candidates, nonzeros, int(budget * problem.n_nonzeros), rng)
     solver = LBFGSB(max_evaluations=EVALUATIONS, tolerance=0.0)
     masked = problem.masked(mask, rng=rng, sampled_from=sampled_from)
-    solution = solver.solve(masked, start)
-    return problem.value_of_dose(problem.fraction_dose(solution.weights))
+    return solver.solve(masked, start).weights
 
 
 def quality_anchors(

@@ -1,6 +1,6 @@
 """Build a dose-shaping case from its recipe: patient, fields, influence, starts, anchors."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -98,7 +98,8 @@ def _anchors(case: DoseShapingCase, wanted, goals, tell) -> ShapingAnchors:
         tell(f"anchors of weighting {index + 1} of {case.n_goals}")
         problem = case.goals(index).problem
         start = case.start_weights[index]
-        values, at_end = _direct(problem, start, settings.direct_evaluations)
+        passed = direct_plans(problem, start, settings.direct_evaluations)
+        values, at_end = passed.values[passed.best_after].tolist(), passed.weights[-1]
         # as an episode computes it, so that a start scores 0 to the bit
         values[0] = case.goals(index).value(case.quantity.value(case.problem.fraction_dose(start)))
         values = np.minimum.accumulate(values).tolist()
@@ -120,14 +121,28 @@ def _anchors(case: DoseShapingCase, wanted, goals, tell) -> ShapingAnchors:
     )  # fmt: skip
 
 
-def _direct(
-    problem: PlanningProblem, start: np.ndarray, evaluations: int
-) -> tuple[list[float], np.ndarray]:
-    """F of the best plan after 0 … n evaluations of the solver, and the last plan.
+@dataclass(frozen=True, eq=False)
+class DirectPlans:
+    """Plans that the solver passes, (n, n_spots) float32, their F (n,), and which of them is the
+    best after 0, 1, … evaluations, (n_evaluations + 1,)."""
+
+    weights: np.ndarray
+    values: np.ndarray
+    best_after: np.ndarray
+
+
+def direct_plans(problem: PlanningProblem, start: np.ndarray, evaluations: int) -> DirectPlans:
+    """Direct optimization from a start.
 
     The start's own value and gradient are an evaluation, too: after one, nothing has moved.
     """
-    solution = LBFGSB(max_evaluations=evaluations, tolerance=0.0).solve(problem, start)
-    counts, values = solution.trace[:, 0], np.minimum.accumulate(solution.trace[:, 1])
+    passed: list[np.ndarray] = []
+    solution = LBFGSB(max_evaluations=evaluations, tolerance=0.0).solve(
+        problem, start, callback=lambda iteration, value, weights: passed.append(weights)
+    )
+    counts, values = solution.trace[:, 0], solution.trace[:, 1]
+    weights = np.stack([*passed[: len(values) - 1], solution.weights])
     at = np.searchsorted(counts, np.arange(evaluations + 1), side="right") - 1
-    return [float(v) for v in values[np.maximum(at, 0)]], solution.weights
+    is_best = values == np.minimum.accumulate(values)
+    best = np.maximum.accumulate(np.where(is_best, np.arange(len(values)), 0))
+    return DirectPlans(weights, values, best[np.maximum(at, 0)])

@@ -132,15 +132,16 @@ def _kept(case: EnergyLayerCase) -> dict[str, KeptLayers]:
 
 def _anchors(case: EnergyLayerCase, patient: Patient, names: list[str]) -> LayerAnchors:
     """Dynamic programming at every limit, and the plan that may use all layers."""
-    settings, sequencing, target = case.settings, case.sequencing, case.counts[TARGET]
+    settings = case.settings
     tell = teller(case.case_id, not settings.keep_influence)
     dynamic: dict[str, dict[float, float]] = {name: {} for name in FIDELITIES}
     for limit in settings.limits:
         tell(f"dynamic programming at {limit:g} times the least delivery time")
-        choice = dynamic_programming(sequencing, target, limit * sequencing.floor_s)
+        choice = dynamic_choice(case, limit)
         for name in FIDELITIES:
             dynamic[name][limit] = case.optimize(choice, name).worst
-    bound = _bound_plans(case, tell)
+    layers = bound_layers(case, tell)
+    bound = {name: bound_plan(case, layers, name) for name in FIDELITIES}
     goals = scored_goals(patient, names)
     wanted = replace(case.evaluation, metrics={g.structure: metric_names(goals, g) for g in goals})
     tell("two plans of other priorities")
@@ -154,8 +155,16 @@ def _anchors(case: EnergyLayerCase, patient: Patient, names: list[str]) -> Layer
     )  # fmt: skip
 
 
-def _bound_plans(case: EnergyLayerCase, tell: Callable[[str], None]) -> dict[str, ArcPlan]:
-    """Plans of the heaviest layers of all, chosen on the sketch in the nominal scenario."""
+def dynamic_choice(case: EnergyLayerCase, limit: float) -> np.ndarray:
+    """Layers (G, m) of exact dynamic programming at a limit: what scores 0."""
+    times = case.sequencing
+    return dynamic_programming(times, case.counts[TARGET], limit * times.floor_s)
+
+
+def bound_layers(
+    case: EnergyLayerCase, tell: Callable[[str], None] = lambda text: None
+) -> np.ndarray:
+    """The heaviest layers (G, E) bool of all, chosen on the sketch in the nominal scenario."""
     settings, valid = case.settings, case.sequencing.valid & case.sketch_geometry.valid
     initial = thinned_layers(valid, case.range_mm, BOUND_SPACING_MM)
     n_final = min(settings.bound_layers * int(valid.any(axis=1).sum()), int(initial.sum()))
@@ -163,7 +172,12 @@ def _bound_plans(case: EnergyLayerCase, tell: Callable[[str], None]) -> dict[str
     planner = replace(case.planners["sketch"], source=source)
     chosen = planner.select_layers(initial, n_final, tell=tell)
     tell(f"the bound on {n_final} layers")
-    return {name: case.optimize(chosen, name, settings.bound_evaluations) for name in FIDELITIES}
+    return chosen
+
+
+def bound_plan(case: EnergyLayerCase, layers: np.ndarray, fidelity: str = "plan") -> ArcPlan:
+    """The plan of ``bound_layers``: what scores 1."""
+    return case.optimize(layers, fidelity, case.settings.bound_evaluations)
 
 
 def _nominal_problem(case: EnergyLayerCase, plan: ArcPlan) -> PlanningProblem:

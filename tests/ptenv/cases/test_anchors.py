@@ -14,7 +14,7 @@ from ptenv.cases.anchors import (
     SMALLEST_GAP,
     Anchors,
     _reweighted,
-    _uniform_value,
+    _uniform_weights,
 )
 from ptenv.cases.build import build_case
 
@@ -35,10 +35,11 @@ def test_keep_all_replayed_scores_one(case):
 
 
 def test_the_zero_is_the_geometric_mean_over_the_frozen_masks(case):
-    values = [
-        _uniform_value(case.problem, case.start_weights, case.candidates, None, 0.1, index)
+    plans = [
+        _uniform_weights(case.problem, case.start_weights, case.candidates, None, 0.1, index)
         for index in range(case.recipe["n_anchor_masks"])
     ]
+    values = [case.problem.value_of_dose(case.problem.fraction_dose(w)) for w in plans]
     log_rho = np.log(np.array(values) - case.anchors.f_star)
     assert log_rho.std() > 0
     assert case.anchors.rho_uniform[0.1] == pytest.approx(exp(log_rho.mean()), rel=1e-9)
