@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 
 from agents.trained import described_agent, folder_of, learned_by, trained_agent
@@ -77,7 +78,8 @@ class TrainedSource:
 class FileSource:
     """A person's own agent: what ``name`` in a Python file makes when it is called.
 
-    ``learned``, a list with what every training seed learned from, may be an attribute of it.
+    ``learned``, a list with what every training seed learned from, may be an attribute of it; a
+    maker with an argument ``run`` is told which of them to open.
     """
 
     path: str
@@ -89,7 +91,15 @@ class FileSource:
         return f"{Path(self.path).name}:{self.name}"
 
     def agent(self, task: Task, run: int):
-        return self._made()
+        maker = self._maker()
+        knows_runs = "run" in signature(maker).parameters
+        agent = maker(run=run) if knows_runs else maker()
+        if not callable(getattr(agent, "predict", None)):
+            raise ValueError(
+                f"agent {self.described} makes a {type(agent).__name__}, which has no "
+                "predict(observation)."
+            )
+        return agent
 
     def plays(self, task: Task) -> bool:
         """Those of its ``env_ids``, or all."""
@@ -101,15 +111,6 @@ class FileSource:
 
     def digest(self) -> str:
         return sha256(Path(self.path).read_bytes()).hexdigest()
-
-    def _made(self):
-        agent = self._maker()()
-        if not callable(getattr(agent, "predict", None)):
-            raise ValueError(
-                f"agent {self.described} makes a {type(agent).__name__}, which has no "
-                "predict(observation)."
-            )
-        return agent
 
     def _maker(self):
         module = _module(self.path)

@@ -15,6 +15,7 @@ from zlib import compress
 import numpy as np
 
 from agents.environments import AnyEnvironment
+from ptenv.benchmark.statistics import interquartile_mean
 from ptenv.cases.anchors import SMALLEST_GAP
 from ptenv.cases.library import load_case
 from ptenv.processes import worker_pool
@@ -174,13 +175,6 @@ def by_budget(rows: Iterable[Mapping], title: Callable[[float], str]) -> list[di
 def mean_score(rows: Iterable[Mapping], agent: str) -> float:
     """Mean over cases of an agent's score."""
     return next(row["score"] for row in summary(rows, ["score"]) if row["agent"] == agent)
-
-
-def interquartile_mean(scores: Sequence[float]) -> float:
-    """Mean of the middle half (Agarwal et al., NeurIPS 2021)."""
-    ordered = np.sort(np.asarray(scores, float))
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
 
 
 def packed_all(actions: Sequence[np.ndarray]) -> list:

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ptenv.benchmark.entry import ENTRY, Entry, checked_name, read_entry
+from ptenv.benchmark.entry import ENTRY, Entry, digest_of_entry, read_entry
 from ptenv.benchmark.records import BrokenRecord, Episode, digest_of_records, read_records
 from ptenv.benchmark.suite import Suite
 from ptenv.benchmark.validation import VALIDATION, claims
 
-KINDS = ("rule", "trained", "file")
-MOST_RUNS = 1000  # of an entry
 ENOUGH_SEEDS = 5  # training seeds of a learner
 
 
@@ -126,7 +124,6 @@ def _folders(paths: Sequence[str | Path]) -> list[Path]:
 def _read(folder: Path, suite: Suite, split: str, unvalidated: bool) -> Submission | Refused:
     try:
         entry = read_entry(folder)
-        _refuse_form(entry)
     except (ValueError, TypeError, RecursionError) as error:
         return Refused(folder.name, (f"its {ENTRY} cannot be read: {error}",))
     if entry.suite != suite.name:
@@ -145,24 +142,6 @@ def _read(folder: Path, suite: Suite, split: str, unvalidated: bool) -> Submissi
     if found.validated is None or (found.validated == "no" and not unvalidated):
         return Refused(entry.name, (found.note,))
     return Submission(folder, entry, records, *found)
-
-
-def _refuse_form(entry: Entry) -> None:
-    """A person wrote entry.json, or could have."""
-    checked_name(entry.name)
-    if entry.kind not in KINDS:
-        raise ValueError(f"its kind is {entry.kind!r}, none of {list(KINDS)}")
-    if type(entry.n_runs) is not int or not 1 <= entry.n_runs <= MOST_RUNS:
-        raise ValueError(f"its n_runs is {entry.n_runs!r}, not a number from 1 to {MOST_RUNS}")
-    texts = [entry.suite, entry.split, entry.described, entry.agent_sha256, *entry.tasks]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("suite, split, described, agent_sha256 and tasks must be text")
-    for run in entry.learned or ():
-        cases = run.get("cases", []) if isinstance(run, Mapping) else None
-        if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
-            raise ValueError("learned must hold an object a training seed, each with a list cases")
-    if entry.kind == "trained" and (entry.learned is None or len(entry.learned) != entry.n_runs):
-        raise ValueError("it was trained, and does not say what each of its runs learned from")
 
 
 def _claimed(entry: Entry, records: Sequence[Mapping], suite: Suite, split: str) -> list[str]:
@@ -198,10 +177,13 @@ def _validation(folder: Path, suite: Suite, n_records: int) -> _Found:
             for task, case, budget, run, score, why_not in plain["reference"]
         }
         of_records, of_suite = plain["records_sha256"], plain["suite_digest"]
+        of_entry = plain["entry_sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return _Found("no", f"{VALIDATION} cannot be read ({error!r}); validate it again")
-    if of_records != digest_of_records(folder):
-        return _Found(None, "its records were changed after validation; validate it again")
+    if of_records != digest_of_records(folder) or of_entry != digest_of_entry(folder):
+        return _Found(
+            None, "its records or its entry were changed after validation; validate it again"
+        )
     if of_suite != suite.digest:
         return _Found(
             None, "it was validated with another freezing of the suite; validate it again"

@@ -15,6 +15,8 @@ FORMAT = 1
 ENTRY = "entry.json"
 AGREE = ("suite", "suite_version", "suite_digest", "split", "agent_sha256", "n_runs")
 NAME_LENGTH = 60
+KINDS = ("rule", "trained", "file")
+MOST_RUNS = 1000
 
 
 class AgentSource(Protocol):
@@ -103,11 +105,43 @@ def read_entry(folder: Path) -> Entry:
     if not isinstance(plain, dict) or plain.get("format") != FORMAT or set(fields) - set(plain):
         missing = sorted(set(fields) - set(plain)) if isinstance(plain, dict) else sorted(fields)
         raise ValueError(f"{path} is no entry of format {FORMAT}; it lacks {missing}.")
+    try:
+        return _entry_of({name: plain[name] for name in fields})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no entry: {error}.") from None
+
+
+def _entry_of(plain: Mapping) -> Entry:
     learned = plain["learned"]
-    return Entry(**{
-        **{k: plain[k] for k in fields}, "tasks": tuple(plain["tasks"]),
+    entry = Entry(**{
+        **plain, "tasks": tuple(plain["tasks"]),
         "learned": None if learned is None else tuple(learned),
     })  # fmt: skip
+    _refuse_form(entry)
+    return entry
+
+
+def _refuse_form(entry: Entry) -> None:
+    """Raise for what no run writes: a person may have written it."""
+    checked_name(entry.name)
+    if entry.kind not in KINDS:
+        raise ValueError(f"its kind is {entry.kind!r}, none of {list(KINDS)}")
+    if type(entry.n_runs) is not int or not 1 <= entry.n_runs <= MOST_RUNS:
+        raise ValueError(f"its n_runs is {entry.n_runs!r}, not a number from 1 to {MOST_RUNS}")
+    texts = [entry.suite, entry.split, entry.described, entry.agent_sha256, *entry.tasks]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("suite, split, described, agent_sha256 and tasks must be text")
+    for run in entry.learned or ():
+        cases = run.get("cases", []) if isinstance(run, Mapping) else None
+        if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
+            raise ValueError("learned must hold an object a training seed, each with a list cases")
+    if entry.kind == "trained" and (entry.learned is None or len(entry.learned) != entry.n_runs):
+        raise ValueError("it was trained, and does not say what each of its runs learned from")
+
+
+def digest_of_entry(folder: Path) -> str:
+    """SHA-256 of what a submission says of itself."""
+    return sha256((folder / ENTRY).read_bytes()).hexdigest()
 
 
 def checked_name(name: str) -> str:

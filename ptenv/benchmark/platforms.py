@@ -1,6 +1,7 @@
 """What numbers may depend on: versions, processor, threads."""
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import llvmlite.binding
@@ -13,7 +14,13 @@ EXACT = ("numpy", "scipy", "numba", "llvmlite")  # these and the processor: the 
 
 
 def software() -> dict[str, str | None]:
-    return {name: _version(name) for name in PACKAGES}
+    """Versions of what numbers depend on."""
+    return dict(_software())
+
+
+@cache
+def _software() -> tuple[tuple[str, str | None], ...]:
+    return tuple((name, _version(name)) for name in PACKAGES)
 
 
 def platform_of_here() -> dict:

@@ -11,7 +11,7 @@ from time import perf_counter
 
 import numpy as np
 
-from ptenv.benchmark.entry import Entry, read_entry
+from ptenv.benchmark.entry import Entry, digest_of_entry, read_entry
 from ptenv.benchmark.platforms import platform_of_here, software
 from ptenv.benchmark.records import BrokenRecord, Episode, digest_of_records, read_records
 from ptenv.benchmark.replay import Tolerance, claims_of, replay
@@ -195,7 +195,7 @@ def write_verdict(verdict: Verdict, folder: Path, suite: Suite, complete: bool) 
         "refused": list(verdict.refused), "n_replayed": verdict.n_replayed,
         "n_exact": verdict.n_exact, "largest_difference": verdict.largest_difference,
         "seconds": round(verdict.seconds, 2),
-        "records_sha256": digest_of_records(folder),
+        "records_sha256": digest_of_records(folder), "entry_sha256": digest_of_entry(folder),
         "reference": [
             [*j.episode, j.reference, j.reference_why_not] for j in verdict.episodes
         ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ptenv.benchmark.entry import digest_of_entry
 from ptenv.benchmark.packing import packed
 from ptenv.benchmark.platforms import platform_of_here, software
 from ptenv.benchmark.records import RECORDS, Episode, digest_of_records, schema_error
@@ -112,7 +113,7 @@ def write_submission(
             "suite_digest": suite.digest, "holds": True, "complete": True, "refused": [],
             "n_replayed": len(judged), "n_exact": len(judged), "largest_difference": 0.0,
             "seconds": 1.0, "reference": judged,
-            "records_sha256": digest_of_records(folder),
+            "records_sha256": digest_of_records(folder), "entry_sha256": digest_of_entry(folder),
         }  # fmt: skip
         (folder / "validation.json").write_text(json.dumps(found | dict(validation or {})))
     return folder

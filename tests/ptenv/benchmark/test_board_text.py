@@ -38,7 +38,7 @@ def test_text_names_exclusions_warnings_and_refusals(board):
     assert "anchors lie too close: head-and-neck-20000 at budget 0.05." in text
     assert "three seeds: 3 training seeds instead of 5" in text
     assert "partly was validated partly: 12 of" in text
-    assert "its records were changed after validation" in text
+    assert "its records or its entry were changed after validation" in text
     assert "shifted along one axis" in text
     assert "512 patients" in text
 
