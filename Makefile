@@ -2,6 +2,8 @@
 #   make test     sets up and runs the linters and the tests
 #   make train    sets up and runs the main job: train, evaluate, draw
 #   make bench    measures speed and memory (prints, gates nothing)
+#   make docs     builds the documentation into docs/_build/html
+#   make replay   plays a part of the committed board again, on cases built anew
 #   make bounds   runs the Monte Carlo kernels with array bounds checked
 #   PYTHON=python3.12 make test     takes another interpreter
 
@@ -13,7 +15,7 @@ EXTRAS := agents,sweep,ray,offline,docs,dev
 PIP := $(BIN)/python -m pip install -q --retries 5 --timeout 60 -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test train bench bounds lint clean
+.PHONY: test train bench bounds docs replay lint clean
 .DELETE_ON_ERROR:
 
 test: lint
@@ -28,6 +30,15 @@ train: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest tests/benchmarks -q -s
+
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
+
+# A change of dynamics that breaks replay must raise a version: of the id, and of the suite.
+PART ?= 0.03
+replay: $(INSTALLED)
+	cache=$$(mktemp -d) && PTENV_CACHE=$$cache $(BIN)/ptenv benchmark validate docs/leaderboard/mini/* \
+	  part=$(PART) reference=false; status=$$?; rm -rf $$cache; exit $$status
 
 # A mirror that stumbles once should not cost the whole run: three tries, what is down stays cached.
 $(INSTALLED): pyproject.toml constraints.txt

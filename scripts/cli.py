@@ -170,10 +170,23 @@ def _guarded(name: str, run, cfg):
         return run(cfg)
     except Exception as error:
         cause = _cause(error)
+        if _is_elsewhere():  # the launcher hands it on; an exit would look like a lost worker
+            raise
         if os.environ.get("HYDRA_FULL_ERROR") or not isinstance(cause, A_PERSON_CAN_MEND):
             raise
         _refuse(f"{_spoken(name)}: {_sentence(cause)}\n(HYDRA_FULL_ERROR=1 shows where this was raised.)")
         raise SystemExit(EXIT_USAGE) from None
+
+
+def _is_elsewhere() -> bool:
+    """Whether this is a job that another launcher than Hydra's own started."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized():
+        return False
+    hydra = HydraConfig.get()
+    return hydra.mode == RunMode.MULTIRUN and not hydra.launcher._target_.endswith("BasicLauncher")
 
 
 def _cause(error: BaseException) -> BaseException:
