@@ -78,8 +78,9 @@ class TrainedSource:
 class FileSource:
     """A person's own agent: what ``name`` in a Python file makes when it is called.
 
-    ``learned``, a list with what every training seed learned from, may be an attribute of it; a
-    maker with an argument ``run`` is told which of them to open.
+    Attributes that it may have: ``files``, what it is made of beside the file (weights, modules);
+    ``env_ids``; ``learned``, a list with what every training seed learned from. A maker with an
+    argument ``run`` is told which of these to open.
     """
 
     path: str
@@ -110,7 +111,13 @@ class FileSource:
         return getattr(self._maker(), "learned", None)
 
     def digest(self) -> str:
-        return sha256(Path(self.path).read_bytes()).hexdigest()
+        """Of the file, the name in it, and of what its attribute ``files`` lists beside it."""
+        digest, folder = sha256(f"{self.name}\0".encode()), Path(self.path).parent
+        for file in (Path(self.path), *(folder / f for f in getattr(self._maker(), "files", ()))):
+            if not file.is_file():
+                raise FileNotFoundError(f"agent {self.described} lists {file}: no such file.")
+            digest.update(sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
 
     def _maker(self):
         module = _module(self.path)
@@ -142,5 +149,5 @@ def _family(task: Task) -> str:
 
 
 def _digest_of_agent(path: str) -> str:
-    """Of a run's agent: not of its curves, pictures and checkpoints."""
+    """Of an agent's own folder: not of its run's log, pictures and checkpoints."""
     return digest_of_files(folder_of(path))

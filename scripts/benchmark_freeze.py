@@ -12,6 +12,7 @@ from ptenv.benchmark.freezing import (
     frozen_case,
     known_headroom,
     names_of,
+    refuse_other_content,
     write_frozen,
 )  # fmt: skip
 from ptenv.benchmark.suite import Data, Suite, definition_of, load_suite
@@ -35,13 +36,21 @@ def run(cfg: DictConfig) -> None:
                 try:
                     cases[task.name, case] = future.result()
                 except (FileNotFoundError, ValueError) as error:
-                    lost[case] = str(error)
+                    lost[f"{task.name}, {case}"] = str(error)
                 progress(done)
         notes.append(f"{len(cases)} of {len(jobs)} cases")
+    if lost and not cfg.allow_missing:
+        case, why = next(iter(sorted(lost.items())))
+        raise ValueError(
+            f"{len(lost)} cases of suite {suite.name} could not be built, {case}: {why} "
+            "allow_missing=true freezes the others."
+        )
     if not cases:
         why = next(iter(lost.values()))
         raise ValueError(f"no case of suite {suite.name} could be built: {why}")
-    path = write_frozen(freeze(suite, definition, data, headroom, cases), definition)
+    content = freeze(suite, definition, data, headroom, cases)
+    refuse_other_content(definition, content)
+    path = write_frozen(content, definition)
     for case, why in sorted(lost.items()):
         print(f"  not frozen: {case} ({why})")
     for task in suite.tasks:
@@ -63,7 +72,7 @@ def _headroom(folders: list[str], suite: Suite) -> dict[str, dict]:
                 "headroom=[FOLDER]. An id without one is not frozen."
             )
         table = known[env_id]
-        if not table["is_enough"]:
+        if not (table["is_enough"] and table["privileged"] > table["best_heuristic"]):
             raise ValueError(
                 f"{env_id} is not frozen: privileged search beats the best heuristic by "
                 f"{table['privileged'] - table['best_heuristic']:.3f}, less than three times the "

@@ -18,6 +18,7 @@ from ptenv.benchmark.suite import SPLITS, Data, Suite, Task, load_suite
 from ptenv.processes import preload_workers
 from scripts.benchmark_agents import agent_source
 from scripts.record import stage
+from scripts.resume import only_run_in
 
 
 def run(cfg: DictConfig) -> None:
@@ -34,7 +35,10 @@ def run(cfg: DictConfig) -> None:
     preload_workers("agents.trained", "ptenv.benchmark.run")
     n_episodes = sum(len(list(suite.episodes(t, cfg.split, n_runs))) for t in tasks)
     print(f"Writing to {folder}/ (the same command goes on after a stop)")
-    with stage(f"{name} on {suite.name}") as notes, _progress(n_episodes) as progress:
+    with (
+        only_run_in(folder), stage(f"{name} on {suite.name}") as notes,
+        _progress(n_episodes) as progress,
+    ):  # fmt: skip
         done = run_suite(suite, entry, source, folder, Data(cfg.openkbp), workers, progress)
         notes.append(f"{done.played} episodes played, {done.before} were there")
         if done.cut_short:

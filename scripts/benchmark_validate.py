@@ -7,15 +7,13 @@ import sys
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from pathlib import Path
-from zlib import crc32
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from engine.parallel import threads
-from ptenv.benchmark.entry import read_entry
-from ptenv.benchmark.records import Episode
-from ptenv.benchmark.suite import Data, load_suite
+from ptenv.benchmark.entry import Entry, read_entry
+from ptenv.benchmark.suite import Data, Suite, load_suite, suites
 from ptenv.benchmark.validation import VALIDATION, Verdict, validate, write_verdict
 from ptenv.processes import preload_workers, worker_pool
 from scripts.comparison import counted
@@ -47,26 +45,28 @@ def _pool(workers: int):
 
 def _holds(folder: Path, cfg: DictConfig, pool: Executor | None) -> bool:
     entry = read_entry(folder)
-    suite, whole = load_suite(cfg.suite or entry.suite), cfg.part == 1.0
-
-    def chosen(episode: Episode) -> bool:
-        return is_chosen(episode, cfg.part)
+    suite, whole = _suite(cfg.suite, entry), cfg.part == 1.0
+    tolerance = instantiate(cfg.tolerance)
 
     with stage(f"Replay of {entry.name}") as notes, counted(None, "episode") as progress:
         verdict = validate(
-            folder, suite, Data(cfg.openkbp), instantiate(cfg.tolerance), pool, cfg.reference,
-            chosen, progress,
+            folder, suite, Data(cfg.openkbp), tolerance, pool, cfg.reference, cfg.part, progress,
         )  # fmt: skip
         notes.append(f"{verdict.n_replayed} episodes, {verdict.n_exact} compared exactly")
     if whole or not verdict.holds or not (folder / VALIDATION).exists():
-        write_verdict(verdict, folder, suite, whole)
+        write_verdict(verdict, folder, suite, whole, tolerance)
     print(told(verdict, entry.name))
     return verdict.holds
 
 
-def is_chosen(episode: Episode, part: float) -> bool:
-    """Whether an episode is among the share that is replayed; the same ones every time."""
-    return crc32(str(episode).encode()) % 10_000 < 10_000 * part
+def _suite(named: str | None, entry: Entry) -> Suite:
+    """The suite asked for, or the one that ships under the name that a submission gives."""
+    if named is None and entry.suite not in suites():
+        raise ValueError(
+            f"submission {entry.name} is of suite {entry.suite!r}, which does not ship; say which: "
+            "suite=FILE.toml."
+        )
+    return load_suite(named or entry.suite)
 
 
 def told(verdict: Verdict, name: str) -> str:

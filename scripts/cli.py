@@ -1,8 +1,8 @@
 """The command line: ``ptenv COMMAND key=value …``, with Hydra's overrides and ``-m`` for sweeps.
 
 A command is a module of this package with a function ``run(cfg)`` and a configuration of the same
-name at the top of ``conf/``; a new pair is a new command. Two words are one name with an underscore:
-``ptenv benchmark run`` is scripts/benchmark_run.py.
+name at the top of ``conf/``; a new pair is a new command. Two words are one name with an
+underscore: ``ptenv benchmark run`` is scripts/benchmark_run.py.
 """
 
 import ast
@@ -17,7 +17,8 @@ EXIT_USAGE = 2
 # what a person says → the command and experiment that do it: sampling networks have their own study
 SHORT = {("evaluate", "agent=pnet"): ("study", "pnet")}
 ALONE = {  # the key of values that stand without one
-    "benchmark_run": "agents", "benchmark_validate": "submissions", "benchmark_table": "submissions",
+    "benchmark_run": "agents", "benchmark_validate": "submissions",
+    "benchmark_table": "submissions",
 }  # fmt: skip
 A_PERSON_CAN_MEND = (ValueError, KeyError, OSError)
 
@@ -174,7 +175,8 @@ def _guarded(name: str, run, cfg):
             raise
         if os.environ.get("HYDRA_FULL_ERROR") or not isinstance(cause, A_PERSON_CAN_MEND):
             raise
-        _refuse(f"{_spoken(name)}: {_sentence(cause)}\n(HYDRA_FULL_ERROR=1 shows where this was raised.)")
+        where = "(HYDRA_FULL_ERROR=1 shows where this was raised.)"
+        _refuse(f"{_spoken(name)}: {_sentence(cause)}\n{where}")
         raise SystemExit(EXIT_USAGE) from None
 
 

@@ -1,7 +1,7 @@
 """Tell how much there is to learn: random, best heuristic, privileged search, bounds, noise.
 
-Writes into the folder ``output``: headroom.txt, .csv and .json, scores and episodes of the baselines,
-config.yaml, record.json.
+Writes into the folder ``output``: headroom.txt, .csv and .json, scores and episodes of the
+baselines, config.yaml, record.json.
 """
 
 import json

@@ -103,8 +103,8 @@ class CloningLearner:
                 "env_id": dataset.env_spec.id, "settings": dataset.env_spec.kwargs,
                 "dataset": dataset.id, "validation": validation.id,
                 "quality": datasets.about(dataset)["quality"],
-                "cases": sorted({*map(name_without_path, _cases(dataset)),
-                                 *map(name_without_path, _cases(validation))}),
+                "cases": sorted({*map(name_without_path, cases or _cases(dataset))}),
+                "chosen_on": sorted({*map(name_without_path, held_out or _cases(validation))}),
             },
         )  # fmt: skip
 

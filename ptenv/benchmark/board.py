@@ -247,7 +247,8 @@ def _scored(submission: Submission, task: Task, by: str):
         if record["task"] == task.name:
             episode = Episode.of(record)
             if by == FAST:
-                yield episode, record["result"]["score"]
+                recorded = record["result"]["score"]
+                yield episode, submission.replayed_scores.get(episode, recorded)
             elif episode in submission.reference:
                 yield episode, submission.reference[episode]
 
@@ -365,14 +366,15 @@ def _case_row(submission, case: str, budget: float, records: Sequence[Mapping]) 
 
 
 def _ranked(rows, ranking: Ranking) -> list[Row]:
-    """Best first. What nobody replayed, or the reference engine did not judge, has no rank."""
+    """Best first. What was not replayed as a whole, or not judged by the reference engine, has no
+    rank."""
 
     def key(row: Row) -> float | None:
         if ranking.by == FAST:
             return row.score.value
         return row.reference.estimate.value if row.reference.is_complete else None
 
-    ranked = [r for r in rows if r.validated != "no" and key(r) is not None]
+    ranked = [r for r in rows if r.validated == "yes" and key(r) is not None]
     others = [r for r in rows if r not in ranked]
     ranked.sort(key=lambda r: (-key(r), r.name))
     others.sort(key=lambda r: (-r.score.value, r.name))

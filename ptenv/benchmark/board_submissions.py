@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ class Submission:
     note: str
     replayed: str
     reference: Mapping[Episode, float | str]
+    replayed_scores: Mapping[Episode, float] = field(default_factory=dict)
 
     @property
     def is_learner(self) -> bool:
@@ -161,6 +162,7 @@ class _Found(NamedTuple):
     note: str
     replayed: str = ""
     reference: Mapping[Episode, float | str] = {}
+    replayed_scores: Mapping[Episode, float] = {}
 
 
 def _validation(folder: Path, suite: Suite, n_records: int) -> _Found:
@@ -174,8 +176,12 @@ def _validation(folder: Path, suite: Suite, n_records: int) -> _Found:
         apart, reasons = float(plain["largest_difference"]), [str(r) for r in plain["refused"]]
         reference = {
             Episode(str(task), str(case), float(budget), int(run)): _scored(score, why_not)
-            for task, case, budget, run, score, why_not in plain["reference"]
+            for task, case, budget, run, score, why_not, _ in plain["reference"]
         }
+        again = {
+            Episode(str(task), str(case), float(budget), int(run)): float(score)
+            for task, case, budget, run, _, _, score in plain["reference"] if score is not None
+        }  # fmt: skip
         of_records, of_suite = plain["records_sha256"], plain["suite_digest"]
         of_entry = plain["entry_sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -195,9 +201,9 @@ def _validation(folder: Path, suite: Suite, n_records: int) -> _Found:
         f"differ by {apart:.2g} at most"
     )
     if complete and n_replayed == n_records:
-        return _Found("yes", "", replayed, reference)
+        return _Found("yes", "", replayed, reference, again)
     note = f"{n_replayed} of {n_records} episodes were replayed"
-    return _Found("partly", note, replayed, reference)
+    return _Found("partly", note, replayed, reference, again)
 
 
 def _scored(score, why_not) -> float | str:

@@ -71,6 +71,24 @@ def known_headroom() -> dict[str, dict]:
     return found
 
 
+def refuse_other_content(definition: Path, content: Mapping) -> None:
+    """Raise where a version was frozen with other cases: it may only gain some."""
+    path = definition.with_suffix(".json")
+    if not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before["version"] != content["version"]:
+        return
+    for task, of in before["tasks"].items():
+        for case, was in of["cases"].items():
+            now = content["tasks"].get(task, {}).get("cases", {}).get(case)
+            if now is None or now["key"] != was["key"]:
+                raise ValueError(
+                    f"version {before['version']} is frozen with another {case} of {task}; raise "
+                    f"the version in {definition}."
+                )
+
+
 def write_frozen(content: Mapping, definition: Path) -> Path:
     """Write a suite's JSON file beside its definition."""
     path = definition.with_suffix(".json")

@@ -1,6 +1,7 @@
 """What numbers may depend on: versions, processor, threads."""
 
 import platform
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -31,12 +32,22 @@ def platform_of_here() -> dict:
     }  # fmt: skip
 
 
-def is_like_here(record) -> bool:
+def is_like_here(record: Mapping) -> bool:
     """Whether a record was made where replay must give the same bits."""
-    here, there = platform_of_here(), record["platform"]
-    same = all(here[name] == there[name] for name in ("system", "machine", "cpu"))
-    versions = software()
-    return same and all(versions[name] == record["software"].get(name) for name in EXACT)
+    return is_like(record, {"platform": platform_of_here(), "software": software()})
+
+
+def is_like(record: Mapping, other: Mapping) -> bool:
+    """Whether two records were made where the same calls give the same bits."""
+    if not other:
+        return False
+    places = all(
+        record["platform"].get(name) == other["platform"].get(name)
+        for name in ("system", "machine", "cpu")
+    )
+    return places and all(
+        record["software"].get(name) == other["software"].get(name) for name in EXACT
+    )
 
 
 def _version(package: str) -> str | None:

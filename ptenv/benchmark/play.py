@@ -1,6 +1,6 @@
 """One episode, played or played again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from time import perf_counter
@@ -70,11 +70,16 @@ def _action_of(predicted):
     return predicted[0] if isinstance(predicted, tuple) else predicted
 
 
-def result_of(played: Played, weights: np.ndarray | None) -> dict:
-    """The figures of a finished episode that a record keeps; exact in JSON."""
+def result_of(played: Played, weights: np.ndarray | None, score: Callable) -> dict:
+    """The figures of a finished episode that a record keeps; exact in JSON.
+
+    ``score`` scores an objective and a cost between the suite's anchors: those of a case that was
+    built here may be rounded otherwise.
+    """
     info = played.infos[-1]
+    figures = {name: float(info[name]) for name in ("raw_score", "Q", "objective", "cost")}
     return {
-        **{name: float(info[name]) for name in ("score", "raw_score", "Q", "objective", "cost")},
+        "score": score(figures), **figures,
         "constraints": {k: float(v) for k, v in info.items() if k.startswith("cost_")},
         "metrics": plain_metrics(info["metrics"]),
         "n_steps": len(played.actions),

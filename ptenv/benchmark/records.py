@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from jsonschema import Draft202012Validator
 
 FORMAT = 1  # of a record; a change that older readers would misread counts it up
 RECORDS = "records.jsonl"
+MOST_BYTES = 2_000_000_000  # of a submission, unpacked
 SCHEMA = Path(__file__).with_name("record.schema.json")
 
 
@@ -103,18 +105,31 @@ def digest_of_records(path: Path) -> str:
 
 def _content_of(path: Path) -> bytes:
     content = path.read_bytes()
-    return gzip.decompress(content) if path.suffix == ".gz" else content
+    if path.suffix != ".gz":
+        return content
+    with gzip.open(path) as stream:
+        content = stream.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise BrokenRecord(f"{path} unpacks to more than {MOST_BYTES // 10**6} MB.")
+    return content
 
 
 def _record(path: Path, number: int, line: str) -> dict:
     try:
-        record = json.loads(line, parse_constant=_refuse_constant)
-    except ValueError as error:
+        record = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise BrokenRecord(f"{path}, line {number} is no JSON ({error}).") from None
     wrong = schema_error(record)
     if wrong:
         raise BrokenRecord(f"{path}, line {number} is no record: {wrong}.")
     return record
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is too large")
+    return number
 
 
 def _refuse_constant(name: str):

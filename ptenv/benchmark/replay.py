@@ -3,15 +3,18 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from ptenv.benchmark.packing import unpacked
-from ptenv.benchmark.platforms import is_like_here
+from ptenv.benchmark.platforms import is_like, is_like_here
 from ptenv.benchmark.play import Answers, EpisodeDiffers, Played, play, result_of
+from ptenv.benchmark.records import Episode
 from ptenv.benchmark.suite import Data, Suite
 
+MISSING = "not set"
 FIXED = ("entry_point", "max_episode_steps", "additional_wrappers", "vector_entry_point",
          "reward_threshold", "nondeterministic", "order_enforce")  # fmt: skip
 
@@ -45,8 +48,6 @@ class Replayed:
 
 def claims_of(record: Mapping, suite: Suite) -> list[str]:
     """What a record claims to be and is not, as far as can be told without playing."""
-    from ptenv.benchmark.records import Episode
-
     episode = Episode.of(record)
     task = suite.task(episode.task)
     if episode.case not in task.frozen:
@@ -54,13 +55,12 @@ def claims_of(record: Mapping, suite: Suite) -> list[str]:
     frozen, wrong = task.frozen[episode.case], []
     if record["case"]["key"] != frozen.key:
         wrong.append(f"case key {record['case']['key']} is not the suite's {frozen.key}")
-    if is_like_here(record) and record["case"]["sha256"] != frozen.sha256:
+    if is_like(record, suite.notes) and record["case"]["sha256"] != frozen.sha256:
         wrong.append("case hash is not the suite's: the case was another one")
     if record["episode"]["seed"] != suite.seed_of(episode):
         wrong.append(f"seed {record['episode']['seed']} is not the suite's")
     wrong += _wrong_environment(record, task)
-    family = task.family
-    scored = family.score(family.anchors(frozen.anchors), episode.budget, record["result"])
+    scored = task.score(episode.case, episode.budget, record["result"])
     if scored != record["result"]["score"]:
         wrong.append(
             f"score {record['result']['score']:.6f} is not what its objective gives between the "
@@ -85,10 +85,10 @@ def _wrong_environment(record: Mapping, task) -> list[str]:
     given = {k: v for k, v in spec["kwargs"].items() if k not in task.free}
     wanted = {k: v for k, v in wanted.items() if k not in task.free}
     for name in sorted(set(given) | set(wanted)):
-        if given.get(name) != wanted.get(name):
+        if given.get(name, MISSING) != wanted.get(name, MISSING):
             wrong.append(
-                f"environment's argument {name} is {given.get(name)!r}, the suite's is "
-                f"{wanted.get(name)!r}"
+                f"environment's argument {name} is {given.get(name, MISSING)!r}, the suite's "
+                f"is {wanted.get(name, MISSING)!r}"
             )
     return wrong
 
@@ -121,12 +121,19 @@ def replay(record: Mapping, suite: Suite, data: Data, tolerance: Tolerance) -> R
     if answers.n_given < len(actions):
         over = f"the episode ends after {answers.n_given} of {len(actions)} actions"
         return Replayed(None, exact, (over,))
-    family = suite.task(record["task"]).family
-    result = result_of(played, family.weights(played.state))
+    task, episode = suite.task(record["task"]), Episode.of(record)
+    family, key = task.family, played.state.case.key
+    if key != task.frozen[episode.case].key:
+        return Replayed(None, exact, (f"the case that was built here has key {key}",))
+    score = partial(task.score, episode.case, episode.budget)
+    result = result_of(played, family.weights(played.state), score)
     compared = exact or not family.parts
     differences = (
         _differences(record, played, result, None if exact else tolerance) if compared else []
     )
+    calls = family.engine_calls(played.state, played.infos)
+    if exact and calls != record["spent"]["engine_calls"]:
+        differences.append(f"engine calls are {record['spent']['engine_calls']}, replay: {calls}")
     largest = abs(result["score"] - record["result"]["score"])
     return Replayed(played, exact, tuple(differences), result["score"], largest)
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -62,6 +63,8 @@ def run_suite(
     folder.mkdir(parents=True, exist_ok=True)
     entry.write(folder)
     path = folder / RECORDS
+    if path.with_name(f"{RECORDS}.gz").exists():
+        raise ValueError(f"output={folder} holds packed records: unpack them with gunzip to go on.")
     cut_short = mend(path)
     done = {Episode.of(r) for r in read_records(path)} if path.exists() else set()
     wanted = [e for name in entry.tasks
@@ -128,7 +131,9 @@ def play_job(job: Job) -> dict:
 
 def record_of(job: Job, env: gym.Env, seed: int, played) -> dict:
     """The record of a finished episode."""
-    family, case = job.task.family, played.state.case
+    family, case, episode = job.task.family, played.state.case, job.episode
+    refuse_another_case(job.task, episode.case, case.key)
+    score = partial(job.task.score, episode.case, episode.budget)
     return {
         "format": FORMAT, "suite": job.suite.name, "suite_version": job.suite.version,
         "task": job.task.name, "entry": job.entry.name,
@@ -140,7 +145,7 @@ def record_of(job: Job, env: gym.Env, seed: int, played) -> dict:
         "env": {"id": job.task.env_id, "spec": plain_spec(env, job.episode.case)},
         "case": {"key": case.key, "sha256": _digest_of(case)},
         "actions": packed(played.actions), "rewards": played.rewards,
-        "result": result_of(played, family.weights(played.state)),
+        "result": result_of(played, family.weights(played.state), score),
         "spent": {
             "wall_s": round(played.wall_s, 4), "inference_s": round(played.inference_s, 4),
             "optimization_s": round(played.optimization_s, 4),
@@ -148,6 +153,15 @@ def record_of(job: Job, env: gym.Env, seed: int, played) -> dict:
         },
         "software": software(), "platform": platform_of_here(),
     }  # fmt: skip
+
+
+def refuse_another_case(task: Task, name: str, key: str) -> None:
+    """Raise where a case that was built here is not the one that the suite has frozen."""
+    if key != task.frozen[name].key:
+        raise ValueError(
+            f"case {name} has key {key} here, in the suite {task.frozen[name].key}: the patient's "
+            "files, the machine or the version of ptenv are not those of the suite."
+        )
 
 
 def plain_spec(env: gym.Env, case: str) -> dict:

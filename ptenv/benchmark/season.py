@@ -8,7 +8,7 @@ pledged agents count. Procedural patients alone can be sealed.
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -64,7 +64,8 @@ class Season:
 
     def revealed(self, secret: str) -> "Season":
         """The season with its secret, which must be the one that was sealed."""
-        if commitment_of(self.name, secret) != self.commitment:
+        sealed = commitment_of(self.name, secret, self.suite, self.site, self.n_patients)
+        if sealed != self.commitment:
             raise ValueError(f"the secret is not the one that season {self.name} was sealed with.")
         return replace(self, secret=secret)
 
@@ -78,14 +79,16 @@ class Season:
 def seal(name: str, suite: str, site: str, n_patients: int) -> tuple[Season, str]:
     """A new season and its secret."""
     secret = secrets.token_hex(SECRET_LENGTH // 2)
-    return Season(name, suite, site, n_patients, commitment_of(name, secret), _now()), secret
+    sealed = commitment_of(name, secret, suite, site, n_patients)
+    return Season(name, suite, site, n_patients, sealed, _now()), secret
 
 
-def commitment_of(name: str, secret: str) -> str:
-    """What is published of a secret: a hash that only it has."""
+def commitment_of(name: str, secret: str, suite: str, site: str, n_patients: int) -> str:
+    """What is published of a season: a hash of all that its patients follow from."""
     if len(secret) != SECRET_LENGTH or set(secret) - set("0123456789abcdef"):
         raise ValueError(f"secret must be {SECRET_LENGTH} hexadecimal digits.")
-    return sha256(f"ptenv season {name}\n{secret}".encode()).hexdigest()
+    sealed = json.dumps([name, secret, suite, site, n_patients])
+    return sha256(f"ptenv season {sealed}".encode()).hexdigest()
 
 
 def sealed_cases(name: str, secret: str, site: str, n_patients: int) -> list[str]:
@@ -120,7 +123,8 @@ def write_season(season: Season, path: Path) -> None:
 
 
 def season_toml(season: Season, base: Mapping) -> str:
-    """The suite of a revealed season as a TOML file: the base's tasks on the sealed patients."""
+    """The suite of a revealed season as a TOML file: the base's tasks, its shifts left out, on the
+    sealed patients."""
     cases = json.dumps(season.cases())
     lines = [
         f"# Season {season.name}: the tasks of suite {season.suite} on patients that were sealed.",
@@ -129,11 +133,12 @@ def season_toml(season: Season, base: Mapping) -> str:
         f"n_runs = {base['n_runs']}", f"seed = {base['seed']}", "", "[train]",
         *(f"{json.dumps(k)} = {list(v)}" for k, v in base["train"].items()), "", "[season]",
         f"name = {json.dumps(season.name)}", f"commitment = {json.dumps(season.commitment)}",
+        f"suite = {json.dumps(season.suite)}",
         f"secret = {json.dumps(season.secret)}", f"site = {json.dumps(season.site)}",
         f"n_patients = {season.n_patients}",
-        f"pledged = {json.dumps([p.agent_sha256 for p in season.pledges])}",
+        f"pledged = {json.dumps([[p.name, p.agent_sha256] for p in season.pledges])}",
     ]  # fmt: skip
-    for task in base["tasks"]:
+    for task in (t for t in base["tasks"] if "shift_of" not in t):
         lines += ["", "[[tasks]]", f"name = {json.dumps(task['name'])}",
                   f"env_id = {json.dumps(task['env_id'])}", f"budgets = {task['budgets']}",
                   f"test = {cases}"]  # fmt: skip
@@ -142,12 +147,13 @@ def season_toml(season: Season, base: Mapping) -> str:
     return "\n".join(lines) + "\n"
 
 
-def refuse_false_season(plain: Mapping, judged: set[str]) -> None:
-    """Raise where a suite's patients do not follow from the secret that was sealed."""
-    if commitment_of(plain["name"], plain["secret"]) != plain["commitment"]:
+def refuse_false_season(plain: Mapping, judged: Sequence[set[str]]) -> None:
+    """Raise where the patients of a suite's tasks do not follow from the secret that was sealed."""
+    parts = (plain[k] for k in ("name", "secret", "suite", "site", "n_patients"))
+    if commitment_of(*parts) != plain["commitment"]:
         raise ValueError(f"season {plain['name']}: the secret is not the one that was sealed.")
     cases = sealed_cases(plain["name"], plain["secret"], plain["site"], plain["n_patients"])
-    if judged != set(cases):
+    if any(of != set(cases) for of in judged):
         raise ValueError(f"season {plain['name']}: its patients do not follow from its secret.")
 
 

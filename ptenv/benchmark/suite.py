@@ -92,6 +92,11 @@ class Task:
         env = gym.make(self.env_id, **self.settings).unwrapped
         return load_case(env.case_recipe(data.located(case)))
 
+    def score(self, case: str, budget: float, result: Mapping) -> float:
+        """The score of a final objective and cost between a frozen case's anchors."""
+        anchors = self.family.anchors(self.frozen[case].anchors)
+        return self.family.score(anchors, budget, result)
+
     def sound(self, case: str) -> list[float]:
         """Budgets at which a frozen case tells agents apart."""
         return [b for b in self.budgets if b not in self.frozen[case].unsound]
@@ -132,7 +137,7 @@ class Suite:
     tasks: tuple[Task, ...]
     curve_prefix: str = ""
     curve_sizes: tuple[int, ...] = ()
-    pledged: tuple[str, ...] | None = None  # of a sealed season: agents, by their hashes
+    pledged: tuple[tuple[str, str], ...] | None = None  # of a season: agents' names and hashes
     notes: Mapping = field(default_factory=dict)  # of the freezing: versions, headroom
     digest: str = ""  # of definition and frozen cases
 
@@ -161,7 +166,8 @@ class Suite:
         """Whether an agent may have been trained on a case."""
         for prefix, (low, high) in self.train.items():
             number = case.removeprefix(prefix)
-            if case.startswith(prefix) and number.isdigit() and low <= int(number) <= high:
+            is_number = number.isascii() and number.isdecimal()
+            if case.startswith(prefix) and is_number and low <= int(number) <= high:
                 return True
         return False
 
@@ -208,7 +214,8 @@ def with_frozen(suite: Suite, plain: Mapping) -> Suite:
             for name, c in cases.items()
         }
         tasks.append(replace(task, frozen=frozen))
-    digest = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    content = {name: value for name, value in plain.items() if name != "notes"}
+    digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return replace(
         suite, tasks=tuple(tasks), notes=plain.get("notes", {}), digest=digest,
     )  # fmt: skip
@@ -240,12 +247,12 @@ def _defined(plain: Mapping, path: Path) -> Suite:
     return suite
 
 
-def _pledged(plain: Mapping, tasks: tuple[Task, ...]) -> tuple[str, ...] | None:
-    """Agents that were pledged to a sealed season, once it is sure that it was sealed."""
+def _pledged(plain: Mapping, tasks: tuple[Task, ...]) -> tuple[tuple[str, str], ...] | None:
+    """Names and hashes of the agents of a season, once it is sure that it was sealed."""
     if "season" not in plain:
         return None
-    refuse_false_season(plain["season"], {c for t in tasks for c in t.cases["test"]})
-    return tuple(plain["season"]["pledged"])
+    refuse_false_season(plain["season"], [set(t.cases["test"]) for t in tasks])
+    return tuple((name, agent) for name, agent in plain["season"]["pledged"])
 
 
 def _task(plain: Mapping) -> Task:

@@ -5,9 +5,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from math import ceil
 from pathlib import Path
 from time import perf_counter
+from zlib import crc32
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from ptenv.benchmark.suite import Data, Suite
 
 VALIDATION = "validation.json"
 FORMAT = 1
+ENOUGH = 20  # episodes whose mean is compared where they part
 SHOWN = 5  # episodes whose fault a refusal names
 STATED = Tolerance()  # of replay elsewhere
 
@@ -29,11 +32,15 @@ class Judged:
 
     episode: Episode
     faults: tuple[str, ...]
-    exact: bool = True
+    exact: bool = False
     largest_difference: float = 0.0
     scores: tuple[float, float] | None = None  # recorded, replayed
     reference: float | None = None
     reference_why_not: str | None = None
+
+    @property
+    def replayed_score(self) -> float | None:
+        return None if self.scores is None else self.scores[1]
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,10 @@ def claims(entry: Entry, records: Sequence[Mapping], suite: Suite) -> list[str]:
     if entry.suite_digest != suite.digest:
         wrong.append(f"suite {suite.name} was another one: its digest differs")
     wrong += trained_on_judged(entry, suite)
-    if suite.pledged is not None and entry.agent_sha256 not in suite.pledged:
-        wrong.append(f"the agent was not pledged before {suite.name} was revealed")
+    if suite.pledged is not None and (entry.name, entry.agent_sha256) not in suite.pledged:
+        wrong.append(
+            f"no agent of this name and hash was pledged before {suite.name} was revealed"
+        )
     wrong += _foreign(entry, records)
     found = Counter(Episode.of(r) for r in records if r["task"] in entry.tasks)
     wanted = {e for name in entry.tasks
@@ -105,7 +114,16 @@ def _foreign(entry: Entry, records: Sequence[Mapping]) -> list[str]:
 def judge_record(
     record: Mapping, suite: Suite, data: Data, tolerance: Tolerance, reference: bool
 ) -> Judged:
-    """Replay one record and judge its final plan."""
+    """Replay one record and judge its final plan; whatever goes wrong is a fault of the record."""
+    try:
+        return _judge(record, suite, data, tolerance, reference)
+    except Exception as error:
+        return Judged(Episode.of(record), (f"it cannot be replayed ({error!r})",))
+
+
+def _judge(
+    record: Mapping, suite: Suite, data: Data, tolerance: Tolerance, reference: bool
+) -> Judged:
     episode = Episode.of(record)
     wrong = claims_of(record, suite)
     if wrong:
@@ -133,18 +151,23 @@ def _by_reference(state, suite: Suite) -> tuple[float | None, str | None]:
 def validate(
     folder: Path, suite: Suite, data: Data, tolerance: Tolerance = STATED,
     pool: Executor | None = None, reference: bool = True,
-    chosen: Callable[[Episode], bool] = lambda episode: True,
+    part: float = 1.0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Verdict:  # fmt: skip
-    """Check a submission's claims, then replay its episodes, the ``chosen`` ones, in ``pool``."""
+    """Check a submission's claims, then replay its episodes, or a ``part`` of them, in ``pool``."""
     began = perf_counter()
     try:
         entry, records = read_entry(folder), read_records(folder)
     except (BrokenRecord, ValueError) as error:
         return Verdict((str(error),), 0, 0, 0.0, perf_counter() - began)
-    refused = claims(entry, records, suite)
+    try:
+        refused = claims(entry, records, suite)
+    except Exception as error:
+        return Verdict((f"its claims cannot be read ({error!r})",), 0, 0, 0.0, 0.0)
     known = {t.name for t in suite.tasks}
-    replayed = [r for r in records if r["task"] in known and chosen(Episode.of(r))]
+    played = [r for r in records if r["task"] in known]
+    chosen = spread(sorted({Episode.of(r) for r in played}), part)
+    replayed = [r for r in played if Episode.of(r) in chosen]
     judged = list(_judged(replayed, suite, data, tolerance, reference, pool, progress))
     judged.sort(key=lambda j: j.episode)
     refused += _faults(judged) + _means_apart(judged, suite, tolerance)
@@ -153,6 +176,15 @@ def validate(
         max((j.largest_difference for j in judged), default=0.0), perf_counter() - began,
         tuple(judged),
     )  # fmt: skip
+
+
+def spread(episodes: Sequence[Episode], part: float) -> set[Episode]:
+    """A share of the episodes of every task, one at least; the same ones every time."""
+    chosen: set[Episode] = set()
+    for task in {e.task for e in episodes}:
+        of = sorted((e for e in episodes if e.task == task), key=lambda e: crc32(str(e).encode()))
+        chosen |= set(of[: ceil(part * len(of))])
+    return chosen
 
 
 def _judged(records, suite, data, tolerance, reference, pool, progress) -> Iterator[Judged]:
@@ -172,7 +204,7 @@ def _means_apart(judged: Sequence[Judged], suite: Suite, tolerance: Tolerance) -
     for task in suite.tasks:
         of = [j for j in judged if j.episode.task == task.name and not j.exact]
         pairs = [j.scores for j in of if j.scores is not None]
-        if task.family.parts and pairs:
+        if task.family.parts and len(pairs) >= ENOUGH:
             before, now = np.mean(pairs, axis=0)
             if not abs(before - now) <= tolerance.mean:
                 wrong.append(f"{task.name}: the mean score is {before:.3f}, replay gives {now:.3f}")
@@ -187,17 +219,20 @@ def _faults(judged: Sequence[Judged]) -> list[str]:
     return told
 
 
-def write_verdict(verdict: Verdict, folder: Path, suite: Suite, complete: bool) -> Path:
+def write_verdict(
+    verdict: Verdict, folder: Path, suite: Suite, complete: bool, tolerance: Tolerance = STATED
+) -> Path:
     """What validation found, beside the records; the board shows no other."""
     plain = {
         "format": FORMAT, "suite": suite.name, "suite_version": suite.version,
         "suite_digest": suite.digest, "holds": verdict.holds, "complete": complete,
         "refused": list(verdict.refused), "n_replayed": verdict.n_replayed,
         "n_exact": verdict.n_exact, "largest_difference": verdict.largest_difference,
-        "seconds": round(verdict.seconds, 2),
+        "seconds": round(verdict.seconds, 2), "tolerance": asdict(tolerance),
         "records_sha256": digest_of_records(folder), "entry_sha256": digest_of_entry(folder),
         "reference": [
-            [*j.episode, j.reference, j.reference_why_not] for j in verdict.episodes
+            [*j.episode, j.reference, j.reference_why_not, j.replayed_score]
+            for j in verdict.episodes
         ],
         "software": software(), "platform": platform_of_here(),
     }  # fmt: skip

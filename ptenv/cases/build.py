@@ -32,7 +32,7 @@ def build_case(recipe: VoxelMaskRecipe) -> Case:
             lateral_margin_mm=recipe.lateral_margin_mm, pattern=recipe.spot_pattern,
         ),
     )  # fmt: skip
-    engine = _engine(recipe)
+    engine = engine_of_recipe(recipe)
     made = planned(
         patient, recipe.dose_grid_mm, recipe.ring_mm,
         lambda grid, voxels: engine.influence(patient, plan, grid, voxels=voxels),
@@ -61,7 +61,7 @@ def build_case(recipe: VoxelMaskRecipe) -> Case:
     return case.with_anchors(anchors)
 
 
-def _engine(recipe: VoxelMaskRecipe) -> DoseEngine:
+def engine_of_recipe(recipe: VoxelMaskRecipe) -> DoseEngine:
     """What computes the influence matrix."""
     if recipe.engine == YODA:
         return YodaEngine()

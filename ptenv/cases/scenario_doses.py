@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from engine.dose.pencil_beam.engine import PencilBeamEngine
+from engine.dose.engine import DoseEngine
 from engine.geometry.plan import Beam, Plan
 from engine.geometry.scenarios import NOMINAL, Scenario
 from engine.machine.library import load_machine
 from engine.patient.patient import Patient
+from ptenv.cases.build import engine_of_recipe
 from ptenv.cases.case import Case
-from ptenv.cases.modality import biology_of
 from ptenv.cases.recipe import VoxelMaskRecipe
 
 ROWS_PER_BATCH = 50_000  # of a scenario's matrix, which is not kept
@@ -68,10 +68,9 @@ def patient_of(case: Case) -> Patient:
     return VoxelMaskRecipe(**case.recipe).read_patient()
 
 
-def engine_of(case: Case) -> PencilBeamEngine:
+def engine_of(case: Case) -> DoseEngine:
     """The engine that made the case's matrix."""
-    recipe = VoxelMaskRecipe(**case.recipe)
-    return PencilBeamEngine(lateral_cutoff=recipe.lateral_cutoff, biology=biology_of(recipe))
+    return engine_of_recipe(VoxelMaskRecipe(**case.recipe))
 
 
 def _doses(case, patient, plan, weights, scenario) -> np.ndarray:

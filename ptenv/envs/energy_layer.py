@@ -117,7 +117,7 @@ class EnergyLayerTask:
     """The planning behind the environment: pure but for the clock in ``optimization_s``."""
 
     terminal: str = "plan"
-    optimization_s: float = 0.0  # wall time of the last plan; never scored
+    optimization_s: float = 0.0  # wall time of the last step's plan, 0 without one; never scored
 
     def start(self, case: EnergyLayerCase, limit: float) -> State:
         """The first angle that a layer serves."""
@@ -137,6 +137,7 @@ class EnergyLayerTask:
         """Set a layer, or the nearest that may be; after the last angle the plan is made."""
         if state.is_over:
             raise gym.error.ResetNeeded("the arc is complete; call reset().")
+        self.optimization_s = 0.0
         chosen, invalid = nearest_allowed(state.mask, layer)
         case, times, g = state.case, state.case.sequencing, state.angle
         choice, reached, angle_s = state.choice.copy(), state.reached, state.angle_s

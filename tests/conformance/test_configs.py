@@ -5,6 +5,7 @@ yet have no configuration to check.
 """
 
 import inspect
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ NEEDS_NO_DATA = ("calibration", "dose", "geometry.beams", "geometry.settings", "
                  "optimization.solver")  # fmt: skip
 
 
+@cache  # composing takes a third of a second, and there are a hundred choices
 def _has_group(command: str, group: str) -> bool:
     return group in composed(command, []) or group == "experiment"
 

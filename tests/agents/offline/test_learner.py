@@ -108,8 +108,8 @@ def test_the_agent_of_the_folder_plays(trained, environment):
 
 def test_its_card_says_what_it_learned_from(trained):
     learned = json.loads((trained / "agent" / "agent.json").read_text())["learned"]
-    assert learned["cases"] == ["head-and-neck-00000", "head-and-neck-00001",
-                                "head-and-neck-10000"]  # fmt: skip
+    assert learned["cases"] == ["head-and-neck-00000", "head-and-neck-00001"]
+    assert learned["chosen_on"] == ["head-and-neck-10000"]
     assert (learned["dataset"], learned["seed"]) == (NAME, 3)
     assert (learned["env_id"], learned["quality"]) == ("ptenv/VoxelMask-mini-v0", "medium")
 

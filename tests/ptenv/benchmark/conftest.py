@@ -103,7 +103,7 @@ def write_submission(
             record = record_of(suite, plain, episode, value, cost)
             lines.append(json.dumps(record) + "\n")
             of = reference(episode, value)
-            judged.append([*episode, of, None if of is not None else "no engine for it"])
+            judged.append([*episode, of, None if of is not None else "no engine for it", value])
     assert schema_error(record) is None
     (folder / RECORDS).write_text("".join(lines))
     (folder / "entry.json").write_text(json.dumps(plain | dict(entry or {})))

@@ -48,8 +48,13 @@ def test_another_secret_is_refused():
 
 
 def test_the_same_secret_seals_no_other_season():
-    _, secret = seal("2027", "mini", "head-and-neck", 3)
-    assert commitment_of("2027", secret) != commitment_of("2028", secret)
+    season, secret = seal("2027", "mini", "head-and-neck", 3)
+    assert season.commitment == commitment_of("2027", secret, "mini", "head-and-neck", 3)
+    for other in (
+        ("2028", secret, "mini", "head-and-neck", 3), ("2027", secret, "mini", "nasopharynx", 3),
+        ("2027", secret, "mini", "head-and-neck", 4), ("2027", secret, "x", "head-and-neck", 3),
+    ):
+        assert commitment_of(*other) != season.commitment
 
 
 def test_agents_are_pledged_once_and_before_the_reveal():
@@ -86,12 +91,16 @@ def test_a_revealed_season_is_a_suite_of_its_patients(tmp_path):
     suite = load_suite(path, frozen=False)
     assert list(suite.tasks[0].cases["test"]) == season.cases()
     assert suite.tasks[0].settings == {"recipe": {"dose_grid_mm": 6, "spot_pattern": "square"}}
-    assert suite.pledged == ("a" * 64,)
+    assert suite.pledged == (("mine", "a" * 64),)
 
 
 def test_patients_that_do_not_follow_from_the_secret_are_refused(tmp_path):
     path, season = revealed_suite(tmp_path)
-    path.write_text(path.read_text().replace(season.cases()[0], "head-and-neck-20000"))
+    text = path.read_text()
+    path.write_text(text.replace(season.cases()[0], "head-and-neck-20000"))
+    with pytest.raises(ValueError, match="do not follow"):
+        load_suite(path, frozen=False)
+    path.write_text(text.replace(f'"{season.cases()[0]}", ', ""))
     with pytest.raises(ValueError, match="do not follow"):
         load_suite(path, frozen=False)
 
@@ -102,7 +111,7 @@ def test_an_agent_that_was_not_pledged_is_refused(tmp_path):
     path, _ = revealed_suite(tmp_path)
     suite = load_suite(path, frozen=False)
     entry = Entry("late", suite.name, 0, suite.digest, "test", (), 5, "rule", "x", "b" * 64, None)
-    assert any("not pledged" in reason for reason in claims(entry, [], suite))
+    assert any("hash was pledged" in reason for reason in claims(entry, [], suite))
     mine = Entry("mine", suite.name, 0, suite.digest, "test", (), 5, "rule", "x", "a" * 64, None)
     assert claims(mine, [], suite) == []
 

@@ -11,6 +11,7 @@ import pytest
 
 from agents.baselines.dose_shaping import heaviest_goal
 from agents.baselines.voxel_mask import RandomActions
+from ptenv.benchmark import validation
 from ptenv.benchmark.entry import Entry
 from ptenv.benchmark.families import FAMILIES, beyond_energies, undeliverable
 from ptenv.benchmark.packing import packed, unpacked
@@ -112,14 +113,7 @@ def test_an_edited_score_is_refused(tampered, suite):
 
 def test_an_edited_objective_with_the_score_that_follows_is_refused(tampered, suite):
     def edit(records):
-        record = records[0]
-        task = suite.task(record["task"])
-        frozen = task.frozen[record["episode"]["case"]]
-        record["result"]["objective"] *= 0.9
-        anchors = task.family.anchors(frozen.anchors)
-        record["result"]["score"] = task.family.score(
-            anchors, record["episode"]["budget"], record["result"]
-        )
+        _rescored(records[0], suite, 0.9)
 
     assert "objective is" in refused(tampered(edit), suite)
 
@@ -138,7 +132,7 @@ def test_edited_actions_are_refused(tampered, suite):
         records[0]["actions"] = packed(list(-actions))
 
     said = refused(tampered(edit), suite)
-    assert "replay gives" in said or "the episode ends" in said
+    assert "replay gives" in said or "the episode" in said
 
 
 def test_actions_beyond_the_end_are_refused(tampered, suite):
@@ -187,7 +181,7 @@ def test_a_wrong_case_hash_is_refused(tampered, suite, field, value):
 @pytest.mark.parametrize(
     "name, value",
     [("recipe", {"dose_grid_mm": 9.0}), ("budget", 0.2), ("case", "head-and-neck-00000"),
-     ("oneshot", True)],
+     ("oneshot", True), ("split", None)],
 )  # fmt: skip
 def test_an_easier_environment_is_refused(tampered, suite, name, value):
     def edit(records):
@@ -295,24 +289,64 @@ def test_elsewhere_episodes_that_part_are_compared_by_their_mean(tampered, suite
     assert validate(tampered(edit(-1)), suite, Data(), reference=False).holds
 
 
-def test_elsewhere_a_mean_that_is_too_good_is_refused(tampered, suite):
+def test_elsewhere_a_mean_that_is_too_good_is_refused(tampered, suite, monkeypatch):
     def edit(records):
         for record in records:
             record["platform"]["cpu"] = "another"
             if record["task"] == "dose-shaping":
                 _rescored(record, suite, 0.7)
 
+    monkeypatch.setattr(validation, "ENOUGH", 2)
     assert "the mean score is" in refused(tampered(edit), suite)
 
 
 def _rescored(record, suite, factor):
     """Another objective, with the score that follows from it."""
-    task = suite.task(record["task"])
-    anchors = task.family.anchors(task.frozen[record["episode"]["case"]].anchors)
+    case, budget = record["episode"]["case"], record["episode"]["budget"]
     record["result"]["objective"] *= factor
-    record["result"]["score"] = task.family.score(
-        anchors, record["episode"]["budget"], record["result"]
-    )
+    record["result"]["score"] = suite.task(record["task"]).score(case, budget, record["result"])
+
+
+def test_a_record_of_another_processor_is_not_refused_for_its_case_or_its_score(tampered, suite):
+    """Its score is between the suite's anchors, and its case was rounded otherwise."""
+
+    def edit(records):
+        for record in records:
+            record["platform"]["cpu"] = "another"
+            record["case"]["sha256"] = "1" * 64
+
+    assert validate(tampered(edit), suite, Data(), reference=False).holds
+
+
+def test_scores_come_from_the_suites_anchors_not_from_the_case_that_was_built(suite, submission):
+    record = read_records(submission)[0]
+    task = suite.task(record["task"])
+    case, budget = record["episode"]["case"], record["episode"]["budget"]
+    assert record["result"]["score"] == task.score(case, budget, record["result"])
+
+
+def test_what_cannot_even_be_replayed_is_a_fault_not_a_crash(tampered, suite):
+    def edit(records):
+        records[0]["env"]["spec"]["kwargs"]["volume_size"] = [20_000, 20_000, 20_000]
+        records[0]["env"]["spec"]["kwargs"]["observation"] = "volume"
+        records[1]["episode"]["budget"] = 0.07
+        records[2]["task"] = "chess"
+
+    said = refused(tampered(edit), suite)
+    assert "not of the suite" in said
+
+
+def test_engine_calls_are_counted_again(tampered, suite):
+    def edit(records):
+        records[0]["spent"]["engine_calls"] = 0.0
+
+    assert "engine calls" in refused(tampered(edit), suite)
+
+
+def test_a_part_holds_episodes_of_every_task(submission, suite):
+    verdict = validate(submission, suite, Data(), reference=False, part=0.01)
+    assert {j.episode.task for j in verdict.episodes} == {"voxel-mask", "dose-shaping"}
+    assert verdict.n_replayed == 2
 
 
 def test_a_killed_run_loses_no_more_than_half_a_line(submission, suite, tmp_path):
