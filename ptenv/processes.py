@@ -1,6 +1,7 @@
 """Worker processes: one thread each, and none outlives the process that started it."""
 
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ def new_pool(workers: int) -> ProcessPoolExecutor:
 
 def begin_worker() -> None:
     """One engine thread, and an end when the parent ends: a killed run leaves nothing running."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
     set_threads(1)
     parent = parent_process()
     if parent is not None:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from engine.parallel import threads
 from ptenv.benchmark.entry import AgentSource, Entry, checked_name
+from ptenv.benchmark.records import read_records
 from ptenv.benchmark.run import run_suite
 from ptenv.benchmark.suite import SPLITS, Data, Suite, Task, load_suite
 from ptenv.processes import preload_workers
@@ -43,7 +44,17 @@ def run(cfg: DictConfig) -> None:
         notes.append(f"{done.played} episodes played, {done.before} were there")
         if done.cut_short:
             notes.append("half a line of a killed run was dropped")
+    for task, score in _means(folder).items():
+        print(f"  {task}: mean score {score:.3f}, not validated yet")
     print(f"Next: ptenv benchmark validate {folder}")
+
+
+def _means(folder: Path) -> dict[str, float]:
+    """Mean score of every task that was played."""
+    scores: dict[str, list[float]] = {}
+    for record in read_records(folder):
+        scores.setdefault(record["task"], []).append(record["result"]["score"])
+    return {task: sum(of) / len(of) for task, of in scores.items()}
 
 
 def _tasks(cfg: DictConfig, suite: Suite, source: AgentSource) -> list[Task]:

@@ -16,8 +16,7 @@ from ptenv.benchmark.entry import Entry, read_entry
 from ptenv.benchmark.suite import Data, Suite, load_suite, suites
 from ptenv.benchmark.validation import VALIDATION, Verdict, validate, write_verdict
 from ptenv.processes import preload_workers, worker_pool
-from scripts.comparison import counted
-from scripts.record import stage
+from scripts.record import stage, told_now_and_then
 
 REFUSED = 1  # exit code of a submission that does not hold
 
@@ -48,14 +47,17 @@ def _holds(folder: Path, cfg: DictConfig, pool: Executor | None) -> bool:
     suite, whole = _suite(cfg.suite, entry), cfg.part == 1.0
     tolerance = instantiate(cfg.tolerance)
 
-    with stage(f"Replay of {entry.name}") as notes, counted(None, "episode") as progress:
+    if cfg.reference:
+        print("(the reference engine takes minutes the first time it meets a case; reference=false "
+              "leaves it out)")  # fmt: skip
+    with stage(f"Replay of {entry.name}") as notes, told_now_and_then("episodes") as progress:
         verdict = validate(
             folder, suite, Data(cfg.openkbp), tolerance, pool, cfg.reference, cfg.part, progress,
         )  # fmt: skip
         notes.append(f"{verdict.n_replayed} episodes, {verdict.n_exact} compared exactly")
     if whole or not verdict.holds or not (folder / VALIDATION).exists():
         write_verdict(verdict, folder, suite, whole, tolerance)
-    print(told(verdict, entry.name))
+    print(told(verdict, f"{entry.name} ({folder})"))
     return verdict.holds
 
 

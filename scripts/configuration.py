@@ -191,7 +191,8 @@ def _explained(command: str, overrides: list[str], error: Exception) -> str:
     key = _longest_match(named.group(1), overrides)
     near = difflib.get_close_matches(key, _known_keys(command, overrides), n=2, cutoff=0.65)
     hint = f" Did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
-    return f"`{key}` is no key of this command.{hint} `ptenv {command} --cfg job` lists them all."
+    called = command.replace("_", " ")
+    return f"`{key}` is no key of this command.{hint} `ptenv {called} --cfg job` lists them all."
 
 
 def _longest_match(key: str, overrides: list[str]) -> str:

@@ -42,6 +42,22 @@ def stage(title: str) -> Iterator[list[str]]:
 
 
 @contextmanager
+def told_now_and_then(what: str) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a line now and then elsewhere; yields what takes the number done."""
+    spoken = time.perf_counter()
+    with tqdm(unit=f" {what}", leave=False, disable=None) as bar:
+
+        def show(done: int) -> None:
+            nonlocal spoken
+            bar.update(done - bar.n if not bar.disable else 0)
+            if bar.disable and time.perf_counter() - spoken >= LINE_EVERY_S:
+                spoken = time.perf_counter()
+                print(f"\n  {done} {what}", end=" ", flush=True)
+
+        yield show
+
+
+@contextmanager
 def solver_progress(total: int | None) -> Iterator[Callable[[int, float, np.ndarray], None]]:
     """A bar on a terminal, nothing elsewhere; yields the callback that a solver takes."""
     with tqdm(total=total, unit="it", leave=False, disable=None) as bar:

@@ -30,9 +30,10 @@ from ptenv.cases.library import forget_cases
 from scripts import cli, configuration
 
 DOCS = Path(__file__).parents[1] / "docs"
-GENERATED = {"_build", "environments"}  # folders whose pages come from elsewhere
+GENERATED = ("_build", "environments", "leaderboard/board")  # pages that commands write
 PAGES = sorted(
-    p for p in DOCS.rglob("*.md") if p.relative_to(DOCS).parts[0] not in GENERATED
+    p for p in DOCS.rglob("*.md")
+    if not any(p.relative_to(DOCS).is_relative_to(made) for made in GENERATED)
 )
 NAMES = [p.relative_to(DOCS).as_posix() for p in PAGES]
 BLOCK = re.compile(

@@ -62,7 +62,7 @@ def test_an_agent_of_ones_own_runs_is_validated_and_goes_on(here, capsys):
     assert len(records) == 8
     code, said = _said(capsys, "validate", "submissions/mine", here, "reference=false", "workers=1")
     assert code == 0
-    assert "mine holds: 8 episodes replayed" in said
+    assert "mine (submissions/mine) holds: 8 episodes replayed" in said
     verdict = json.loads(Path("submissions/mine/validation.json").read_text())
     assert verdict["holds"]
     assert verdict["complete"]
@@ -78,7 +78,7 @@ def test_a_refused_submission_ends_with_a_reason_and_an_exit_code(here, capsys):
     path.write_text("".join(lines[1:]))
     code, said = _said(capsys, "validate", "submissions/mine", here, "reference=false", "workers=1")
     assert code == 1
-    assert "mine is REFUSED:" in said
+    assert "mine (submissions/mine) is REFUSED:" in said
     assert "1 episodes are missing" in said
     assert not json.loads(Path("submissions/mine/validation.json").read_text())["holds"]
 
