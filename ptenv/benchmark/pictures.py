@@ -16,6 +16,8 @@ from ptenv.rendering import save
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLORS = 128  # of a picture
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -77,8 +79,18 @@ def _draw(record: Mapping, title: str, suite: Suite, data: Data, path: Path) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}")
     save(_figure(record["env"]["id"], again.played.state, title), aside)
+    _shrink(aside)
     aside.replace(path)
     return ""
+
+
+def _shrink(path: Path) -> None:
+    """A picture with a palette: a third of the bytes, for a board holds dozens."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(COLORS)
+    small.save(path, optimize=True)
 
 
 def _figure(env_id: str, state, title: str) -> "Figure":
