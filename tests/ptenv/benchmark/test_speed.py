@@ -157,7 +157,8 @@ def test_actions_are_valid_and_resets_are_no_steps_in_a_vector():
     runner = speed_jobs._Vector(gym.vector.SyncVectorEnv([Lock] * 3))
     runner.reset("any")
     rolled = runner.roll(0.05)
-    assert rolled["steps"] == TWO_STEPS * rolled["episodes"]
+    begun = rolled["steps"] - TWO_STEPS * rolled["episodes"]  # of episodes that time cut short
+    assert 0 <= begun <= 3 * (TWO_STEPS - 1)
     assert rolled["engine_calls"] == CALLS * rolled["steps"]
     assert rolled["wall_s"] >= 0.05
 
@@ -165,7 +166,7 @@ def test_actions_are_valid_and_resets_are_no_steps_in_a_vector():
 def test_actions_are_valid_alone():
     runner = speed_jobs._Alone(Lock())
     rolled = runner.roll(0.05)
-    assert rolled["steps"] == TWO_STEPS * rolled["episodes"]
+    assert 0 <= rolled["steps"] - TWO_STEPS * rolled["episodes"] <= TWO_STEPS - 1
     assert rolled["engine_calls"] == CALLS * rolled["steps"]
     assert rolled["wall_s"] >= 0.05
 
