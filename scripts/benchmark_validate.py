@@ -32,6 +32,9 @@ def run(cfg: DictConfig) -> None:
     preload_workers("ptenv.benchmark.validation")
     for folder in folders:
         read_entry(folder)  # refuses what is none, before the first is replayed
+    if cfg.reference:
+        print("The reference engine takes minutes on a case that it meets for the first time; "
+              "reference=false leaves it out.")  # fmt: skip
     with _pool(cfg.workers or threads()) as pool:
         verdicts = [_holds(folder, cfg, pool) for folder in folders]
     if not all(verdicts):
@@ -47,9 +50,6 @@ def _holds(folder: Path, cfg: DictConfig, pool: Executor | None) -> bool:
     suite, whole = _suite(cfg.suite, entry), cfg.part == 1.0
     tolerance = instantiate(cfg.tolerance)
 
-    if cfg.reference:
-        print("(the reference engine takes minutes the first time it meets a case; reference=false "
-              "leaves it out)")  # fmt: skip
     with stage(f"Replay of {entry.name}") as notes, told_now_and_then("episodes") as progress:
         verdict = validate(
             folder, suite, Data(cfg.openkbp), tolerance, pool, cfg.reference, cfg.part, progress,
