@@ -30,7 +30,8 @@ from ptenv.cases.library import forget_cases
 from scripts import cli, configuration
 
 DOCS = Path(__file__).parents[1] / "docs"
-GENERATED = ("_build", "environments", "leaderboard/board")  # pages that commands write
+BOARDS = ("leaderboard/board", "leaderboard/phantom.md")
+GENERATED = ("_build", "environments", *BOARDS)  # pages that commands write
 PAGES = sorted(
     p for p in DOCS.rglob("*.md")
     if not any(p.relative_to(DOCS).is_relative_to(made) for made in GENERATED)
