@@ -60,11 +60,6 @@ def train(
     checkpoints = folder / "checkpoints"
     begun = last_checkpoint(checkpoints)
     done = steps_of(begun) if begun else 0
-    if done > schedule.n_steps:
-        raise ValueError(
-            f"schedule.n_steps={schedule.n_steps}, but {folder} has learned {done} steps; name "
-            "another folder, or give that many steps or more."
-        )
     venv = normalized_if(learner, vectorized(environment, schedule, seed + done), begun)
     try:
         model = resumed(begun, venv) if begun else learner.new_model(venv, environment, seed)
