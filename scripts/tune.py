@@ -50,9 +50,30 @@ def run(cfg: DictConfig) -> float:
     with only_run_in(folder):
         _refuse_another_search(cfg, folder)
         save_record(cfg, folder)
-        found = _search(cfg, folder)
+        found = list(_search(cfg, folder))
         rows = [_row(folder, result) for result in found]
+        if all(row["state"] != "finished" for row in rows):
+            rows = _finish_best(found, rows, folder)
         return _report(rows, folder)
+
+
+def _finish_best(found: list, rows: list[dict], folder: Path) -> list[dict]:
+    """The trial that learned best brought to its end, where early stopping left none to judge.
+
+    A search that was killed can end so: what Ray kept of the trials at their first comparison is
+    older than the trials themselves.
+    """
+    learned = [
+        i for i, row in enumerate(rows)
+        if row["state"] == "stopped early" and row["training_score"] is not None
+    ]  # fmt: skip
+    if not learned:
+        return rows
+    best = max(learned, key=lambda i: rows[i]["training_score"])
+    print(f"All trials were stopped early; bringing {rows[best]['trial']} to its end", flush=True)
+    overrides = trials_part(list(HydraConfig.get().overrides.task))
+    _train_trial(overrides, folder, found[best].config, lambda n_steps, score: None)
+    return [_row(folder, result) if i == best else rows[i] for i, result in enumerate(found)]
 
 
 def _search(cfg: DictConfig, folder: Path):
@@ -115,14 +136,19 @@ def trainable(overrides: list[str], folder: Path, report_every: int) -> Callable
                 last.update({STEPS: n_steps, LEARNED: score})
                 tune.report(dict(last))
 
-        of_trial = [*overrides, *(f"{key}={value}" for key, value in settings.items())]
-        own = folder / TRIALS / name_of(settings)
-        cfg = composed("train", [*of_trial, f"output='{own}'"])
-        with _printing_to(own / OUTPUT):
-            score = train_and_judge(cfg, own, of_trial, sweeps=True, tell=tell)
+        score = _train_trial(overrides, folder, settings, tell)
         tune.report({**last, JUDGED: score})
 
     return trial
+
+
+def _train_trial(overrides: list[str], folder: Path, settings: Mapping, tell: Callable) -> float:
+    """The score of a trial, from its first step or its last checkpoint."""
+    of_trial = [*overrides, *(f"{key}={value}" for key, value in settings.items())]
+    own = folder / TRIALS / name_of(settings)
+    cfg = composed("train", [*of_trial, f"output='{own}'"])
+    with _printing_to(own / OUTPUT):
+        return train_and_judge(cfg, own, of_trial, sweeps=True, tell=tell)
 
 
 @contextmanager

@@ -10,12 +10,13 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 
 from agents.rl.checkpoints import last_checkpoint
-from scripts import cli
+from scripts import cli, tune
 from scripts.tune import NEVER, domain, name_of, searcher, successive_halving, trials_part
 
 pytest.importorskip("ray", reason="needs ptenv[ray]")
@@ -180,3 +181,30 @@ def test_a_wrong_search_is_refused(tmp_path, capsys, wrong, said):
     assert cli.main(["tune", *wrong, f"output={tmp_path}"]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "trials").exists()
+
+
+def test_where_all_trials_were_stopped_early_the_one_that_learned_best_is_brought_to_its_end(
+    tmp_path, monkeypatch
+):
+    found = [SimpleNamespace(config={"a.b": value}, error=None) for value in (1, 2, 3)]
+    rows = [{"state": "stopped early", "training_score": score, "trial": str(i), "score": None}
+            for i, score in enumerate((0.1, 0.3, None))]  # fmt: skip
+    trained = []
+
+    def train(overrides, folder, settings, told):
+        trained.append(settings)
+        own = folder / tune.TRIALS / tune.name_of(settings)
+        own.mkdir(parents=True)
+        (own / tune.RESULT).write_text('{"score": 0.4}')
+
+    monkeypatch.setattr(tune, "_train_trial", train)
+    monkeypatch.setattr(
+        tune.HydraConfig, "get",
+        staticmethod(lambda: SimpleNamespace(overrides=SimpleNamespace(task=["seed=0"]))),
+    )  # fmt: skip
+    ended = tune._finish_best(found, rows, tmp_path)
+    assert trained == [{"a.b": 2}]
+    assert [row["state"] for row in ended] == ["stopped early", "finished", "stopped early"]
+    assert ended[1]["score"] == 0.4
+    failed = [{**row, "state": "failed"} for row in rows]
+    assert tune._finish_best(found, failed, tmp_path) == failed
