@@ -11,7 +11,7 @@ from pathlib import Path
 from agents.trained import described_agent, folder_of, learned_by, trained_agent
 from agents.voxel_sampling.agent import PNetSampler
 from ptenv.benchmark.entry import digest_of_files
-from ptenv.benchmark.families import family_of
+from ptenv.benchmark.families import family_name
 from ptenv.benchmark.suite import Task
 
 
@@ -29,10 +29,10 @@ class RuleSource:
         return self.name
 
     def agent(self, task: Task, run: int):
-        return self.made[_family(task)]()
+        return self.made[family_name(task.env_id)]()
 
     def plays(self, task: Task) -> bool:
-        return _family(task) in self.made
+        return family_name(task.env_id) in self.made
 
     def learned(self) -> list[dict] | None:
         """What networks among the baselines that ship learned from."""
@@ -142,10 +142,6 @@ def _module(path: str):
             del sys.modules[name]
             raise ValueError(f"agent={path} cannot be imported ({error!r}).") from error
     return sys.modules[name]
-
-
-def _family(task: Task) -> str:
-    return type(family_of(task.env_id)).__name__.removesuffix("Family")
 
 
 def _digest_of_agent(path: str) -> str:

@@ -5,16 +5,15 @@ An agent has ``settings(budget)`` (arguments of its environment), ``bind(env, se
 """
 
 import warnings
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
-from time import perf_counter
-from zlib import compress
 
 import numpy as np
 
 from agents.environments import AnyEnvironment
+from ptenv.benchmark.packing import packed
+from ptenv.benchmark.play import play as play_episode
 from ptenv.benchmark.statistics import interquartile_mean
 from ptenv.cases.anchors import SMALLEST_GAP
 from ptenv.cases.library import load_case
@@ -131,25 +130,15 @@ def _sound_budgets(environment: AnyEnvironment, case: str, budgets: Sequence[flo
 
 def play(agent, env, seed: int, judge) -> dict:
     """One episode: its figures, and what is needed to play it again."""
-    agent.bind(env, seed)
-    observation, info = env.reset(seed=seed)
-    actions, infos, seconds, thinking, done = [], [], 0.0, 0.0, False
-    while not done:
-        began = perf_counter()
-        action, _ = agent.predict(observation, deterministic=True)
-        thinking += perf_counter() - began
-        observation, _, terminated, truncated, info = env.step(action)
-        done = terminated or truncated
-        actions.append(action)
-        infos.append(info)
-        seconds += env.unwrapped.task.optimization_s
-    state = env.unwrapped.state
+    played = play_episode(agent, env, seed)
+    info, state = played.infos[-1], played.state
     return {
         "score": info["score"], "raw_score": info["raw_score"], "Q": info["Q"],
-        **judge.episode(state, infos), "optimization_s": seconds, "inference_s": thinking,
+        **judge.episode(state, played.infos), "optimization_s": played.optimization_s,
+        "inference_s": played.inference_s,
         "seed": seed, "voxels_per_cm3": info["target_voxels_per_cm3"],
         "case_key": state.case.key, "settings": dict(env.spec.kwargs),
-        "actions": packed_all(actions), "metrics": info["metrics"],
+        "actions": packed(played.actions), "metrics": info["metrics"],
     }  # fmt: skip
 
 
@@ -175,20 +164,6 @@ def by_budget(rows: Iterable[Mapping], title: Callable[[float], str]) -> list[di
 def mean_score(rows: Iterable[Mapping], agent: str) -> float:
     """Mean over cases of an agent's score."""
     return next(row["score"] for row in summary(rows, ["score"]) if row["agent"] == agent)
-
-
-def packed_all(actions: Sequence[np.ndarray]) -> list:
-    """Actions as they can be played again: whole numbers as they are, arrays as text."""
-    numbers = [np.asarray(a) for a in actions]
-    whole = all(a.ndim == 0 and a.dtype.kind in "iu" for a in numbers)
-    return [int(a) for a in numbers] if whole else [packed(a) for a in numbers]
-
-
-def packed(action: np.ndarray) -> str:
-    """An action as text: bits of a mask, or float32 numbers; compressed, base64."""
-    action = np.asarray(action)
-    raw = np.packbits(action) if action.dtype == np.int8 else action.astype("<f4")
-    return b64encode(compress(raw.tobytes())).decode()
 
 
 def _means(rows: Sequence[Mapping], names: Sequence[str]) -> dict[str, float]:

@@ -10,16 +10,16 @@ from agents.energy_layers.agent import is_unet
 from agents.entries import FileSource, RuleSource, TrainedSource
 from agents.voxel_sampling.agent import is_pnet
 from ptenv.benchmark.entry import AgentSource
-from scripts.configuration import CONF
+from scripts.configuration import CONF, listed
 
-FAMILIES = {
+BASELINES = {  # file of conf/baselines by family
     "VoxelMask": "voxel_mask", "EnergyLayer": "energy_layer", "DoseShaping": "dose_shaping",
 }  # fmt: skip
 
 
 def agent_source(named: str | ListConfig) -> AgentSource:
     """A baseline's name, FILE.py:NAME, a folder of ``ptenv train``, or a list of folders."""
-    paths = [str(p) for p in named] if isinstance(named, ListConfig) else [str(named)]
+    paths = listed(named)
     if not paths:
         raise ValueError("agents=[] names nobody; give a baseline, FILE.py:NAME or folders.")
     if len(paths) == 1 and ".py:" in paths[0]:
@@ -41,7 +41,7 @@ def agent_source(named: str | ListConfig) -> AgentSource:
 def _rules(name: str) -> dict[str, DictConfig]:
     """The settings of a baseline by family; those of all families may share a name."""
     found = {}
-    for family, file in FAMILIES.items():
+    for family, file in BASELINES.items():
         known = OmegaConf.load(CONF / "baselines" / f"{file}.yaml")
         if name in known:
             found[family] = known[name]
@@ -51,7 +51,7 @@ def _rules(name: str) -> dict[str, DictConfig]:
 def _all_rules() -> set[str]:
     return {
         name
-        for file in FAMILIES.values()
+        for file in BASELINES.values()
         for name in OmegaConf.load(CONF / "baselines" / f"{file}.yaml")
     }
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from ptenv.benchmark.board import Board, as_json, make_board
@@ -18,6 +18,7 @@ from ptenv.benchmark.board_submissions import Submission, read_submissions
 from ptenv.benchmark.board_text import as_markdown, as_text
 from ptenv.benchmark.pictures import Picture, draw_entry
 from ptenv.benchmark.suite import Data, Suite, load_suite
+from scripts.configuration import listed
 from scripts.record import stage
 
 
@@ -25,7 +26,7 @@ def run(cfg: DictConfig) -> None:
     """Read submissions, compute their figures, and write the board."""
     suite, ranking, folder = load_suite(cfg.suite), instantiate(cfg.ranking), Path(cfg.output)
     with stage("Submissions") as notes:
-        read = read_submissions(_paths(cfg.submissions), suite, ranking.split, cfg.unvalidated)
+        read = read_submissions(listed(cfg.submissions), suite, ranking.split, cfg.unvalidated)
         notes.append(f"{len(read.accepted)} hold, {len(read.refused)} are refused")
     with stage("Statistics"):
         board = make_board(read, suite, ranking)
@@ -35,10 +36,6 @@ def run(cfg: DictConfig) -> None:
         pictures = _draw(submissions, suite, Data(cfg.openkbp), folder)
     _write(board, submissions, pictures, folder)
     print(f"\n{as_text(board)}\nOpen {folder / 'index.html'}")
-
-
-def _paths(named: str | ListConfig) -> list[str]:
-    return [str(p) for p in named] if isinstance(named, ListConfig) else [str(named)]
 
 
 def _draw(

@@ -9,13 +9,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from engine.parallel import threads
 from ptenv.benchmark.entry import Entry, read_entry
 from ptenv.benchmark.suite import Data, Suite, load_suite, suites
 from ptenv.benchmark.validation import VALIDATION, Verdict, validate, write_verdict
 from ptenv.processes import preload_workers, worker_pool
+from scripts.configuration import listed
 from scripts.record import stage, told_now_and_then
 
 REFUSED = 1  # exit code of a submission that does not hold
@@ -23,8 +24,7 @@ REFUSED = 1  # exit code of a submission that does not hold
 
 def run(cfg: DictConfig) -> None:
     """Judge submissions one by one; ends with exit code 1 where one is refused."""
-    named = cfg.submissions
-    folders = [Path(f) for f in (named if isinstance(named, ListConfig) else [named])]
+    folders = [Path(folder) for folder in listed(cfg.submissions)]
     if not folders:
         raise ValueError("submissions=[] names none; give folders of `ptenv benchmark run`.")
     if not 0.0 < cfg.part <= 1.0:

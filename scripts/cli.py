@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+from scripts.quoting import quoted
+
 CONF = "conf"
 EXIT_USAGE = 2
 # what a person says → the command and experiment that do it: sampling networks have their own study
@@ -68,7 +70,7 @@ def _named(arguments: list[str]) -> list[str]:
         name, rest = f"{name}_{rest[0]}", rest[1:]
     elif name not in commands() and any(c.startswith(f"{name}_") for c in commands()):
         name, rest = "_".join([name, *rest[:1]]), rest[1:]
-    alone = [_quoted(word) for word in rest if _is_alone(word)]
+    alone = [quoted(word) for word in rest if _is_alone(word)]
     if name not in ALONE or not alone:
         return [name, *rest]
     value = alone[0] if len(alone) == 1 else f"[{','.join(alone)}]"
@@ -77,11 +79,6 @@ def _named(arguments: list[str]) -> list[str]:
 
 def _is_alone(word: str) -> bool:
     return "=" not in word and not word.startswith(("-", "~", "+"))
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _spoken(name: str) -> str:

@@ -16,8 +16,10 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from scripts.quoting import quoted
 
 CONF = Path(__file__).parent.parent / "conf"
 OURS = "ptenv_"  # begins the names of our settings of Hydra's plugins: the plugins took the others
@@ -53,7 +55,7 @@ def checked(command: str, arguments: list[str]) -> list[str]:
         _refuse_neither_folder_nor_json(Path(cfg.output), args.multirun)
     _refuse_unwritable(Path(cfg.folder if "folder" in cfg else cfg.output))
     named = any(o.split("=")[0].lstrip("+") == "output" for o in args.overrides)
-    return arguments if named else [*arguments, f"output={_quoted(cfg.output)}"]
+    return arguments if named else [*arguments, f"output={quoted(str(cfg.output))}"]
 
 
 def composed(command: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
@@ -297,6 +299,6 @@ def _refuse_unwritable(folder: Path) -> None:
         ) from None
 
 
-def _quoted(value: str) -> str:
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+def listed(value) -> list[str]:
+    """The values of a key that takes one or several."""
+    return [str(v) for v in value] if isinstance(value, ListConfig) else [str(value)]

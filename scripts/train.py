@@ -175,6 +175,11 @@ def _refuse_another_run(cfg: DictConfig, folder: Path) -> None:
     if cfg.resume == "never":
         raise ValueError(f"output={folder} holds a run already; name another, or resume=auto.")
     before = OmegaConf.load(folder / "config.yaml")
+    if cfg.schedule.n_steps < before.schedule.n_steps:
+        raise ValueError(
+            f"schedule.n_steps={cfg.schedule.n_steps}, but output={folder} was begun for "
+            f"{before.schedule.n_steps}; name another folder, or give that many or more."
+        )
     for group in MUST_AGREE:
         if comparable(before)[group] != comparable(cfg)[group]:
             raise ValueError(

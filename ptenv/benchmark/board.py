@@ -247,14 +247,9 @@ def _scored(submission: Submission, task: Task, by: str):
         if record["task"] == task.name:
             episode = Episode.of(record)
             if by == FAST:
-                yield episode, _replayed(submission, record)
+                yield episode, record["result"]["score"]
             elif episode in submission.reference:
                 yield episode, submission.reference[episode]
-
-
-def _replayed(submission: Submission, record: Mapping) -> float:
-    """An episode's score as whoever validated it has replayed it; as recorded where nobody has."""
-    return submission.replayed_scores.get(Episode.of(record), record["result"]["score"])
 
 
 def _cases(task: Task, split: str) -> list[str]:
@@ -359,7 +354,7 @@ def _case_rows(submission: Submission, records: Sequence[Mapping]) -> tuple[Case
 
 
 def _case_row(submission, case: str, budget: float, records: Sequence[Mapping]) -> CaseRow:
-    scores = [_replayed(submission, r) for r in records]
+    scores = [r["result"]["score"] for r in records]
     judged = [submission.reference.get(Episode.of(r)) for r in records]
     known = [score for score in judged if isinstance(score, float)]
     return CaseRow(

@@ -3,14 +3,14 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ptenv.benchmark.entry import ENTRY, Entry, digest_of_entry, read_entry
 from ptenv.benchmark.records import BrokenRecord, Episode, digest_of_records, read_records
 from ptenv.benchmark.suite import Suite
-from ptenv.benchmark.validation import VALIDATION, claims
+from ptenv.benchmark.validation import FIGURES, VALIDATION, claims
 
 ENOUGH_SEEDS = 5  # training seeds of a learner
 
@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Submission:
-    """A submission that holds.
+    """A submission that holds, its records with the figures that whoever validated it replayed.
 
     ``validated`` is "yes", "partly" or "no", ``note`` says why it is not "yes", ``replayed`` how
     replay agreed. ``reference`` are the scores by the reference engine, or why there is none.
@@ -35,7 +35,6 @@ class Submission:
     note: str
     replayed: str
     reference: Mapping[Episode, float | str]
-    replayed_scores: Mapping[Episode, float] = field(default_factory=dict)
 
     @property
     def is_learner(self) -> bool:
@@ -142,7 +141,19 @@ def _read(folder: Path, suite: Suite, split: str, unvalidated: bool) -> Submissi
     found = _validation(folder, suite, len(records))
     if found.validated is None or (found.validated == "no" and not unvalidated):
         return Refused(entry.name, (found.note,))
-    return Submission(folder, entry, records, *found)
+    return Submission(
+        folder, entry, _as_replayed(records, found.figures), found.validated, found.note,
+        found.replayed, found.reference,
+    )  # fmt: skip
+
+
+def _as_replayed(records: Sequence[Mapping], figures: Mapping[Episode, Mapping]) -> list[dict]:
+    """Records whose figures are the validator's: elsewhere a submitter's may lie within the
+    tolerance, and where episodes part they are his word alone."""
+    return [
+        {**record, "result": {**record["result"], **figures.get(Episode.of(record), {})}}
+        for record in records
+    ]
 
 
 def _claimed(entry: Entry, records: Sequence[Mapping], suite: Suite, split: str) -> list[str]:
@@ -162,7 +173,7 @@ class _Found(NamedTuple):
     note: str
     replayed: str = ""
     reference: Mapping[Episode, float | str] = {}
-    replayed_scores: Mapping[Episode, float] = {}
+    figures: Mapping[Episode, Mapping[str, float]] = {}
 
 
 def _validation(folder: Path, suite: Suite, n_records: int) -> _Found:
@@ -174,14 +185,11 @@ def _validation(folder: Path, suite: Suite, n_records: int) -> _Found:
         holds, complete = plain["holds"] is True, plain["complete"] is True
         n_replayed, n_exact = int(plain["n_replayed"]), int(plain["n_exact"])
         apart, reasons = float(plain["largest_difference"]), [str(r) for r in plain["refused"]]
+        found = [(_episode(e["episode"]), e) for e in plain["episodes"]]
         reference = {
-            Episode(str(task), str(case), float(budget), int(run)): _scored(score, why_not)
-            for task, case, budget, run, score, why_not, _ in plain["reference"]
+            name: _scored(e["reference"], e["reference_why_not"]) for name, e in found
         }
-        again = {
-            Episode(str(task), str(case), float(budget), int(run)): float(score)
-            for task, case, budget, run, _, _, score in plain["reference"] if score is not None
-        }  # fmt: skip
+        figures = {name: _figures(e["figures"]) for name, e in found if e["figures"] is not None}
         of_records, of_suite = plain["records_sha256"], plain["suite_digest"]
         of_entry = plain["entry_sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -201,9 +209,21 @@ def _validation(folder: Path, suite: Suite, n_records: int) -> _Found:
         f"differ by {apart:.2g} at most"
     )
     if complete and n_replayed == n_records:
-        return _Found("yes", "", replayed, reference, again)
+        return _Found("yes", "", replayed, reference, figures)
     note = f"{n_replayed} of {n_records} episodes were replayed"
-    return _Found("partly", note, replayed, reference, again)
+    return _Found("partly", note, replayed, reference, figures)
+
+
+def _episode(plain: Sequence) -> Episode:
+    task, case, budget, run = plain
+    return Episode(str(task), str(case), float(budget), int(run))
+
+
+def _figures(plain: Mapping) -> dict[str, float]:
+    figures = {name: float(plain[name]) for name in FIGURES}
+    if not all(map(math.isfinite, figures.values())):
+        raise ValueError(f"figures {figures} are no numbers")
+    return figures
 
 
 def _scored(score, why_not) -> float | str:

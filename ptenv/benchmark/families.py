@@ -156,10 +156,15 @@ FAMILIES: dict[str, Family] = {
 
 def family_of(env_id: str) -> Family:
     """The family of a registered id: the part of its name before the first hyphen."""
+    return FAMILIES[family_name(env_id)]
+
+
+def family_name(env_id: str) -> str:
+    """Key of FAMILIES of a registered id."""
     name = env_id.removeprefix("ptenv/").partition("-")[0]
     if name not in FAMILIES:
         raise ValueError(f"env_id={env_id!r} is of no known family; known are {list(FAMILIES)}.")
-    return FAMILIES[name]
+    return name
 
 
 def undeliverable(weights: np.ndarray, machine: str) -> list[str]:

@@ -60,18 +60,18 @@ def run_suite(
 
     Each finished episode is on the disk before the next of that process begins.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    entry.write(folder)
     path = folder / RECORDS
     if path.with_name(f"{RECORDS}.gz").exists():
         raise ValueError(f"output={folder} holds packed records: unpack them with gunzip to go on.")
-    cut_short = mend(path)
-    done = {Episode.of(r) for r in read_records(path)} if path.exists() else set()
     wanted = [e for name in entry.tasks
               for e in suite.episodes(suite.task(name), entry.split, entry.n_runs)]  # fmt: skip
     if not wanted:
         raise ValueError(f"suite {suite.name} has no frozen case of split {entry.split!r} in "
                          f"tasks {list(entry.tasks)}.")  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    entry.write(folder)
+    cut_short = mend(path)
+    done = {Episode.of(r) for r in read_records(path)} if path.exists() else set()
     jobs = [Job(suite, entry, source, data, e) for e in wanted if e not in done]
     for n, record in enumerate(_played(jobs, workers), start=len(wanted) - len(jobs) + 1):
         append_record(path, record)

@@ -5,58 +5,76 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 
 from ptenv.benchmark.entry import Entry, digest_of_entry, read_entry
 from ptenv.benchmark.platforms import platform_of_here, software
-from ptenv.benchmark.records import BrokenRecord, Episode, digest_of_records, read_records
+from ptenv.benchmark.records import Episode, digest_of_records, read_records
 from ptenv.benchmark.replay import Tolerance, claims_of, replay
 from ptenv.benchmark.suite import Data, Suite
 
 VALIDATION = "validation.json"
-FORMAT = 1
+FORMAT = 2
+FIGURES = ("score", "raw_score", "Q", "objective", "cost")  # of a board, as replayed
 ENOUGH = 20  # episodes whose mean is compared where they part
 SHOWN = 5  # episodes whose fault a refusal names
 STATED = Tolerance()  # of replay elsewhere
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What replay says of one episode; ``reference`` is the score by the reference engine."""
+class ReplayedEpisode:
+    """What replay says of one episode.
+
+    ``figures`` are FIGURES as replayed, which a board shows; ``reference`` is the score by the
+    reference engine with ``reference_settings``, or why there is none.
+    """
 
     episode: Episode
     faults: tuple[str, ...]
     exact: bool = False
-    largest_difference: float = 0.0
-    scores: tuple[float, float] | None = None  # recorded, replayed
+    recorded_score: float = float("nan")
+    figures: Mapping[str, float] | None = None
     reference: float | None = None
     reference_why_not: str | None = None
+    reference_settings: Mapping | None = None
 
     @property
-    def replayed_score(self) -> float | None:
-        return None if self.scores is None else self.scores[1]
+    def apart(self) -> float:
+        """By how much the scores differ."""
+        return 0.0 if self.figures is None else abs(self.figures["score"] - self.recorded_score)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of a whole submission: ``refused`` are reasons, empty where it holds."""
+    """Of a whole submission as it was read: ``refused`` are reasons, empty where it holds."""
 
     refused: tuple[str, ...]
-    n_replayed: int
-    n_exact: int
-    largest_difference: float
     seconds: float
-    episodes: tuple[Judged, ...] = field(default=(), repr=False)
+    digests: Mapping[str, str] = field(default_factory=dict)  # of records and entry
+    episodes: tuple[ReplayedEpisode, ...] = field(default=(), repr=False)
 
     @property
     def holds(self) -> bool:
         return not self.refused
+
+    @property
+    def n_replayed(self) -> int:
+        return len(self.episodes)
+
+    @property
+    def n_exact(self) -> int:
+        return sum(e.exact for e in self.episodes)
+
+    @property
+    def largest_difference(self) -> float:
+        return max((e.apart for e in self.episodes), default=0.0)
 
 
 def claims(entry: Entry, records: Sequence[Mapping], suite: Suite) -> list[str]:
@@ -113,57 +131,61 @@ def _foreign(entry: Entry, records: Sequence[Mapping]) -> list[str]:
 
 def judge_record(
     record: Mapping, suite: Suite, data: Data, tolerance: Tolerance, reference: bool
-) -> Judged:
+) -> ReplayedEpisode:
     """Replay one record and judge its final plan; whatever goes wrong is a fault of the record."""
     try:
         return _judge(record, suite, data, tolerance, reference)
     except Exception as error:
-        return Judged(Episode.of(record), (f"it cannot be replayed ({error!r})",))
+        return ReplayedEpisode(Episode.of(record), (f"it cannot be replayed ({error!r})",))
 
 
 def _judge(
     record: Mapping, suite: Suite, data: Data, tolerance: Tolerance, reference: bool
-) -> Judged:
+) -> ReplayedEpisode:
     episode = Episode.of(record)
     wrong = claims_of(record, suite)
     if wrong:
-        return Judged(episode, tuple(wrong))
+        return ReplayedEpisode(episode, tuple(wrong))
     again = replay(record, suite, data, tolerance)
-    faults = list(again.differences)
     if again.played is None:
-        return Judged(episode, tuple(faults), again.exact)
+        return ReplayedEpisode(episode, again.differences, again.exact)
     family = suite.task(episode.task).family
-    faults += family.broken_limits(again.played.state)
-    score, why_not = None, None
-    if reference and not faults:
-        score, why_not = _by_reference(again.played.state, suite)
-    scores = (record["result"]["score"], again.score)
-    return Judged(episode, tuple(faults), again.exact, again.largest, scores, score, why_not)
+    faults = (*again.differences, *family.broken_limits(again.played.state))
+    figures = {name: again.result[name] for name in FIGURES}
+    replayed = ReplayedEpisode(
+        episode, faults, again.exact, record["result"]["score"], figures
+    )
+    return _with_reference(replayed, again.played.state) if reference and not faults else replayed
 
 
-def _by_reference(state, suite: Suite) -> tuple[float | None, str | None]:
+def _with_reference(replayed: ReplayedEpisode, state) -> ReplayedEpisode:
+    # its engines take seconds to import, which who leaves them out need not pay
     from ptenv.benchmark.reference import default_reference, reference_of
 
-    judged = reference_of(state.case, default_reference(state.case)).judge(state)
-    return judged.score, judged.why_not
+    settings = default_reference(state.case)
+    judged = reference_of(state.case, settings).judge(state)
+    return replace(
+        replayed, reference=judged.score, reference_why_not=judged.why_not,
+        reference_settings=asdict(settings),
+    )  # fmt: skip
 
 
 def validate(
     folder: Path, suite: Suite, data: Data, tolerance: Tolerance = STATED,
-    pool: Executor | None = None, reference: bool = True,
-    part: float = 1.0,
+    pool: Executor | None = None, reference: bool = True, part: float = 1.0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Verdict:  # fmt: skip
     """Check a submission's claims, then replay its episodes, or a ``part`` of them, in ``pool``."""
-    began = perf_counter()
+    began, digests = perf_counter(), {}
     try:
+        digests = {
+            "records_sha256": digest_of_records(folder), "entry_sha256": digest_of_entry(folder),
+        }  # fmt: skip
         entry, records = read_entry(folder), read_records(folder)
-    except (BrokenRecord, ValueError) as error:
-        return Verdict((str(error),), 0, 0, 0.0, perf_counter() - began)
-    try:
         refused = claims(entry, records, suite)
     except Exception as error:
-        return Verdict((f"its claims cannot be read ({error!r})",), 0, 0, 0.0, 0.0)
+        told = str(error) if isinstance(error, ValueError | OSError) else repr(error)
+        return Verdict((f"it cannot be read: {told}",), perf_counter() - began, digests)
     known = {t.name for t in suite.tasks}
     played = [r for r in records if r["task"] in known]
     chosen = spread(sorted({Episode.of(r) for r in played}), part)
@@ -171,11 +193,7 @@ def validate(
     judged = list(_judged(replayed, suite, data, tolerance, reference, pool, progress))
     judged.sort(key=lambda j: j.episode)
     refused += _faults(judged) + _means_apart(judged, suite, tolerance)
-    return Verdict(
-        tuple(refused), len(judged), sum(j.exact for j in judged),
-        max((j.largest_difference for j in judged), default=0.0), perf_counter() - began,
-        tuple(judged),
-    )  # fmt: skip
+    return Verdict(tuple(refused), perf_counter() - began, digests, tuple(judged))
 
 
 def spread(episodes: Sequence[Episode], part: float) -> set[Episode]:
@@ -187,7 +205,9 @@ def spread(episodes: Sequence[Episode], part: float) -> set[Episode]:
     return chosen
 
 
-def _judged(records, suite, data, tolerance, reference, pool, progress) -> Iterator[Judged]:
+def _judged(
+    records, suite, data, tolerance, reference, pool, progress
+) -> Iterator[ReplayedEpisode]:
     jobs = [(record, suite, data, tolerance, reference) for record in records]
     if pool is None:
         found = (judge_record(*job) for job in jobs)
@@ -198,12 +218,14 @@ def _judged(records, suite, data, tolerance, reference, pool, progress) -> Itera
         progress(done)
 
 
-def _means_apart(judged: Sequence[Judged], suite: Suite, tolerance: Tolerance) -> list[str]:
+def _means_apart(
+    judged: Sequence[ReplayedEpisode], suite: Suite, tolerance: Tolerance
+) -> list[str]:
     """Tasks whose episodes part after a rounding, and whose means do not agree."""
     wrong = []
     for task in suite.tasks:
         of = [j for j in judged if j.episode.task == task.name and not j.exact]
-        pairs = [j.scores for j in of if j.scores is not None]
+        pairs = [(j.recorded_score, j.figures["score"]) for j in of if j.figures is not None]
         if task.family.parts and len(pairs) >= ENOUGH:
             before, now = np.mean(pairs, axis=0)
             if not abs(before - now) <= tolerance.mean:
@@ -211,7 +233,7 @@ def _means_apart(judged: Sequence[Judged], suite: Suite, tolerance: Tolerance) -
     return wrong
 
 
-def _faults(judged: Sequence[Judged]) -> list[str]:
+def _faults(judged: Sequence[ReplayedEpisode]) -> list[str]:
     broken = [j for j in judged if j.faults]
     told = [f"{j.episode}: {'; '.join(j.faults)}" for j in broken[:SHOWN]]
     if len(broken) > SHOWN:
@@ -222,18 +244,22 @@ def _faults(judged: Sequence[Judged]) -> list[str]:
 def write_verdict(
     verdict: Verdict, folder: Path, suite: Suite, complete: bool, tolerance: Tolerance = STATED
 ) -> Path:
-    """What validation found, beside the records; the board shows no other."""
+    """What validation found, beside the records; the board shows no other.
+
+    Reference scores that an earlier validation of the very same submission found are kept where
+    this one left them out.
+    """
+    known = _known_references(folder, verdict, suite)
+    settings = {e.episode.task: e.reference_settings for e in verdict.episodes
+                if e.reference_settings is not None}  # fmt: skip
     plain = {
         "format": FORMAT, "suite": suite.name, "suite_version": suite.version,
         "suite_digest": suite.digest, "holds": verdict.holds, "complete": complete,
         "refused": list(verdict.refused), "n_replayed": verdict.n_replayed,
         "n_exact": verdict.n_exact, "largest_difference": verdict.largest_difference,
-        "seconds": round(verdict.seconds, 2), "tolerance": asdict(tolerance),
-        "records_sha256": digest_of_records(folder), "entry_sha256": digest_of_entry(folder),
-        "reference": [
-            [*j.episode, j.reference, j.reference_why_not, j.replayed_score]
-            for j in verdict.episodes
-        ],
+        "seconds": round(verdict.seconds, 2), "tolerance": asdict(tolerance), **verdict.digests,
+        "reference_settings": known.settings | settings,
+        "episodes": [_plain_episode(e, known) for e in verdict.episodes],
         "software": software(), "platform": platform_of_here(),
     }  # fmt: skip
     aside = folder / f".{VALIDATION}"
@@ -241,3 +267,36 @@ def write_verdict(
     os.replace(aside, folder / VALIDATION)
     return folder / VALIDATION
 
+
+class _Known(NamedTuple):
+    """Reference scores, or why there are none, and the settings they were found with."""
+
+    scores: Mapping[Episode, tuple[float | None, str | None]] = {}
+    settings: Mapping[str, Mapping] = {}
+
+
+def _known_references(folder: Path, verdict: Verdict, suite: Suite) -> _Known:
+    """What the validation that is there knows of this submission; nothing if it is another's."""
+    try:
+        plain = json.loads((folder / VALIDATION).read_text(encoding="utf-8"))
+        same = plain["suite_digest"] == suite.digest and plain["holds"]
+        if not same or any(plain[name] != value for name, value in verdict.digests.items()):
+            return _Known()
+        scores = {
+            Episode(*e["episode"]): (e["reference"], e["reference_why_not"])
+            for e in plain["episodes"]
+            if e["reference"] is not None or e["reference_why_not"] is not None
+        }
+        return _Known(scores, plain["reference_settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return _Known()
+
+
+def _plain_episode(replayed: ReplayedEpisode, known: _Known) -> dict:
+    reference = (replayed.reference, replayed.reference_why_not)
+    if reference == (None, None) and not replayed.faults:
+        reference = known.scores.get(replayed.episode, reference)
+    return {
+        "episode": list(replayed.episode), "figures": replayed.figures,
+        "reference": reference[0], "reference_why_not": reference[1],
+    }  # fmt: skip

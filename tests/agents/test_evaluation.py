@@ -1,7 +1,5 @@
 """Evaluation: every column, episodes that can be played again, means that are means."""
 
-from base64 import b64decode
-from zlib import decompress
 
 import gymnasium as gym
 import numpy as np
@@ -13,11 +11,10 @@ from agents.evaluation import (
     Trials,
     by_budget,
     evaluate,
-    interquartile_mean,
-    packed,
     summary,
 )
 from agents.voxel_mask_judge import COLUMNS, VoxelMaskJudge
+from ptenv.benchmark.packing import unpacked
 from ptenv.cases.library import load_case
 
 CASES = ["head-and-neck-00001", "head-and-neck-00000"]
@@ -57,9 +54,7 @@ def test_an_episode_can_be_played_again_from_its_row(environment, rows):
     env = gym.make(row["env_id"], **row["settings"])
     env.reset(seed=row["seed"])
     assert env.unwrapped.state.case.key == row["case_key"]
-    for text in row["actions"]:
-        bits = np.frombuffer(decompress(b64decode(text)), np.uint8)
-        action = np.unpackbits(bits, count=env.action_space.n).astype(np.int8)
+    for action in unpacked(row["actions"]):
         *_, info = env.step(action)
     assert info["score"] == row["score"]
 
@@ -96,15 +91,6 @@ def test_a_mean_runs_over_cases_not_episodes():
     assert np.isnan(row["Q"])
     found = by_budget(rows, VoxelMaskJudge.budget_title)
     assert found == [{"agent": "a", "10 %": pytest.approx(1 / 3)}]
-
-
-def test_the_interquartile_mean_drops_a_quarter_at_each_end():
-    assert interquartile_mean([0.0, 1.0, 3.0, 100.0]) == 2.0
-
-
-def test_box_actions_are_packed_as_float32():
-    action = np.array([0.5, -1.0], np.float32)
-    assert np.array_equal(np.frombuffer(decompress(b64decode(packed(action))), "<f4"), action)
 
 
 def test_chosen_cases_are_named_or_the_first_of_a_split():

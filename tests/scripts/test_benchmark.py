@@ -37,6 +37,16 @@ class Thinker(MyAgent):
 
 class Mute:
     pass
+
+
+class Nan(MyAgent):
+    def predict(self, observation, deterministic=True):
+        return np.full(23, np.nan, np.float32)
+
+
+class Short(MyAgent):
+    def predict(self, observation, deterministic=True):
+        return np.zeros(3, np.float32)
 '''
 
 
@@ -100,6 +110,8 @@ def test_baselines_play_the_tasks_of_their_family(here, capsys):
         (["my_agent.py:Other"], "has no Other"),
         (["my_agent.py:Mute"], "no predict"),
         (["my_agent.py:Thinker"], "not the agent's"),
+        (["my_agent.py:Nan"], "NaN"),
+        (["my_agent.py:Short"], "action has shape (3,)"),
         (["random", "tasks=[chess]"], "chess"),
         (["random", "split=train"], "split='train'"),
         (["random", "n_runs=0"], "n_runs=0"),
@@ -147,6 +159,18 @@ def test_a_killed_run_goes_on_where_it_was(here, tmp_path):
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert f"{8 - n_before} episodes played, {n_before} were there" in again.stdout
     assert len(read_records(path)) == 8
+
+
+def test_two_runs_of_one_submission_wait_for_each_other(here, tmp_path):
+    command = [sys.executable, "-m", "scripts.cli", "benchmark", "run", "random", here,
+               "tasks=[voxel-mask]", "n_runs=1", "workers=1"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    runs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+            for _ in range(2)]  # fmt: skip
+    said = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert len(read_records(tmp_path / "submissions" / "random")) == 4
+    assert sum("4 episodes played, 0 were there" in text for text in said) == 1
 
 
 def test_a_season_is_sealed_pledged_and_revealed(here, capsys, monkeypatch):

@@ -13,6 +13,7 @@ from ptenv.benchmark.packing import packed
 from ptenv.benchmark.platforms import platform_of_here, software
 from ptenv.benchmark.records import RECORDS, Episode, digest_of_records, schema_error
 from ptenv.benchmark.suite import FrozenCase, Suite, Task
+from ptenv.benchmark.validation import FIGURES
 
 ENV_IDS = {
     "voxel-mask": "ptenv/VoxelMask-mini-v0", "energy-layer": "ptenv/EnergyLayer-mini-v0",
@@ -103,7 +104,11 @@ def write_submission(
             record = record_of(suite, plain, episode, value, cost)
             lines.append(json.dumps(record) + "\n")
             of = reference(episode, value)
-            judged.append([*episode, of, None if of is not None else "no engine for it", value])
+            judged.append({
+                "episode": list(episode), "reference": of,
+                "reference_why_not": None if of is not None else "no engine for it",
+                "figures": {name: record["result"][name] for name in FIGURES},
+            })  # fmt: skip
     assert schema_error(record) is None
     (folder / RECORDS).write_text("".join(lines))
     (folder / "entry.json").write_text(json.dumps(plain | dict(entry or {})))
@@ -112,7 +117,7 @@ def write_submission(
             "format": 1, "suite": suite.name, "suite_version": suite.version,
             "suite_digest": suite.digest, "holds": True, "complete": True, "refused": [],
             "n_replayed": len(judged), "n_exact": len(judged), "largest_difference": 0.0,
-            "seconds": 1.0, "reference": judged,
+            "seconds": 1.0, "episodes": judged,
             "records_sha256": digest_of_records(folder), "entry_sha256": digest_of_entry(folder),
         }  # fmt: skip
         (folder / "validation.json").write_text(json.dumps(found | dict(validation or {})))

@@ -92,8 +92,18 @@ def test_a_validation_that_cannot_be_read_is_none(submit, made, content):
 
 @pytest.mark.parametrize("score", ["high", True, 1e999, [1]])
 def test_reference_scores_that_are_no_numbers_are_refused(submit, made, score):
-    row = ["voxel-mask", "head-and-neck-20000", 0.2, 0, score, None]
-    folder = submit("a", tasks=["voxel-mask"], validation={"reference": [row]})
+    row = {"episode": ["voxel-mask", "head-and-neck-20000", 0.2, 0], "reference": score,
+           "reference_why_not": None, "figures": None}  # fmt: skip
+    folder = submit("a", tasks=["voxel-mask"], validation={"episodes": [row]})
+    assert "validate it again" in reasons(folder, made)
+
+
+@pytest.mark.parametrize("wrong", [{"score": "high"}, {"Q": float("inf")}, {"cost": None}])
+def test_replayed_figures_that_are_no_numbers_are_refused(submit, made, wrong):
+    figures = dict.fromkeys(("score", "raw_score", "Q", "objective", "cost"), 0.1) | wrong
+    row = {"episode": ["voxel-mask", "head-and-neck-20000", 0.2, 0], "reference": None,
+           "reference_why_not": None, "figures": figures}  # fmt: skip
+    folder = submit("a", tasks=["voxel-mask"], validation={"episodes": [row]})
     assert "validate it again" in reasons(folder, made)
 
 

@@ -12,6 +12,7 @@ import pytest
 from agents.baselines.dose_shaping import heaviest_goal
 from agents.baselines.voxel_mask import RandomActions
 from ptenv.benchmark import validation
+from ptenv.benchmark.board_submissions import read_submissions
 from ptenv.benchmark.entry import Entry
 from ptenv.benchmark.families import FAMILIES, beyond_energies, undeliverable
 from ptenv.benchmark.packing import packed, unpacked
@@ -20,7 +21,7 @@ from ptenv.benchmark.records import RECORDS, Episode, digest_of_records, mend, r
 from ptenv.benchmark.replay import Tolerance, replay
 from ptenv.benchmark.run import run_suite
 from ptenv.benchmark.suite import Data, load_suite
-from ptenv.benchmark.validation import claims, validate
+from ptenv.benchmark.validation import FIGURES, VALIDATION, claims, validate, write_verdict
 from ptenv.processes import worker_pool
 
 
@@ -323,6 +324,55 @@ def test_scores_come_from_the_suites_anchors_not_from_the_case_that_was_built(su
     task = suite.task(record["task"])
     case, budget = record["episode"]["case"], record["episode"]["budget"]
     assert record["result"]["score"] == task.score(case, budget, record["result"])
+
+
+def test_elsewhere_the_board_shows_what_was_replayed_not_what_was_claimed(
+    tampered, suite, submission
+):
+    def edit(records):
+        for record in records:
+            record["platform"]["cpu"] = "another"
+            if record["task"] == "dose-shaping":
+                record["result"]["Q"] = 99.0
+
+    folder = tampered(edit)
+    verdict = validate(folder, suite, Data(), reference=False)
+    assert verdict.holds  # of episodes that part only the mean score is compared
+    write_verdict(verdict, folder, suite, True)
+    (found,) = read_submissions([folder], suite).accepted
+    honest = {Episode.of(r): r["result"] for r in read_records(submission)}
+    for record in found.records:
+        for name in FIGURES:
+            assert record["result"][name] == honest[Episode.of(record)][name]
+
+
+def test_a_validation_without_the_reference_keeps_what_one_with_it_found(tampered, suite):
+    folder = tampered(lambda records: None)
+    verdict = validate(folder, suite, Data(), reference=False)
+    first, *rest = verdict.episodes
+    judged = replace(first, reference=0.7, reference_settings={"engine": "yoda"})
+    write_verdict(replace(verdict, episodes=(judged, *rest)), folder, suite, True)
+    write_verdict(verdict, folder, suite, True)
+    plain = json.loads((folder / VALIDATION).read_text())
+    assert plain["episodes"][0]["reference"] == 0.7
+    assert plain["reference_settings"] == {first.episode.task: {"engine": "yoda"}}
+    entry = json.loads((folder / "entry.json").read_text())
+    (folder / "entry.json").write_text(json.dumps({**entry, "described": "another"}))
+    changed = validate(folder, suite, Data(), reference=False)
+    write_verdict(changed, folder, suite, True)
+    plain = json.loads((folder / VALIDATION).read_text())
+    assert plain["episodes"][0]["reference"] is None
+
+
+def test_a_cut_gzip_is_refused(submission, suite, tmp_path):
+    folder = tmp_path / "cut"
+    shutil.copytree(submission, folder)
+    packed_file = gzip.compress((folder / RECORDS).read_bytes())
+    (folder / RECORDS).unlink()
+    (folder / f"{RECORDS}.gz").write_bytes(packed_file[:-100])
+    verdict = validate(folder, suite, Data(), reference=False)
+    assert "cannot be read" in verdict.refused[0]
+    assert write_verdict(verdict, folder, suite, True).exists()
 
 
 def test_what_cannot_even_be_replayed_is_a_fault_not_a_crash(tampered, suite):
