@@ -233,3 +233,16 @@ def test_nothing_goes_before_reset_and_after_the_end():
         env.step(0)
     with pytest.raises(gym.error.ResetNeeded, match="complete"):
         task.transition(env.state, 0)
+
+
+def test_the_clock_tells_of_a_steps_own_plan():
+    env = make()
+    for _ in range(2):  # an environment that plays again has no time of the plan before
+        env.reset(seed=0)
+        clocks, over = [], False
+        while not over:
+            layer = int(np.flatnonzero(env.unwrapped.action_masks())[0])
+            _, _, over, _, _ = env.step(layer)
+            clocks.append(env.unwrapped.task.optimization_s)
+        assert clocks[-1] > 0.0
+        assert not any(clocks[:-1])
