@@ -8,11 +8,14 @@ import difflib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
@@ -64,7 +67,7 @@ def composed(command: str, overrides: list[str], with_hydra: bool = False) -> Di
     ``with_hydra``: with Hydra's own settings under ``hydra``.
     """
     try:
-        with initialize_config_module("conf", version_base="1.3", job_name=command):
+        with _composing(command):
             return compose(command, overrides=overrides, return_hydra_config=with_hydra)
     except OverrideParseException as error:
         raise WrongCall(
@@ -73,6 +76,18 @@ def composed(command: str, overrides: list[str], with_hydra: bool = False) -> Di
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise WrongCall(_explained(command, overrides, error)) from None
+
+
+@contextmanager
+def _composing(command: str) -> Iterator[None]:
+    """Hydra over our configuration, also within a command that Hydra runs already."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("conf", version_base="1.3", job_name=command):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _searched(command: str, overrides: list[str]) -> list[str]:
@@ -227,7 +242,7 @@ def _explained_choice(command: str, choice: str, overrides: list[str]) -> str:
 
 def _known_keys(command: str, overrides: list[str]) -> list[str]:
     """Dotted keys of the configuration with whatever of the overrides composes, and its groups."""
-    with initialize_config_module("conf", version_base="1.3", job_name=command):
+    with _composing(command):
         kept: list[str] = []
         for override in overrides:
             try:

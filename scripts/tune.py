@@ -8,6 +8,7 @@ it is called with the same ``output``.
 
 import csv
 import json
+import math
 import os
 import shutil
 import sys
@@ -63,13 +64,11 @@ def _finish_best(found: list, rows: list[dict], folder: Path) -> list[dict]:
     A search that was killed can end so: what Ray kept of the trials at their first comparison is
     older than the trials themselves.
     """
-    learned = [
-        i for i, row in enumerate(rows)
-        if row["state"] == "stopped early" and row["training_score"] is not None
-    ]  # fmt: skip
-    if not learned:
+    stopped = [i for i, row in enumerate(rows) if row["state"] == "stopped early"]
+    if not stopped:
         return rows
-    best = max(learned, key=lambda i: rows[i]["training_score"])
+    scores = {i: rows[i]["training_score"] for i in stopped}
+    best = max(stopped, key=lambda i: -math.inf if scores[i] is None else scores[i])
     print(f"All trials were stopped early; bringing {rows[best]['trial']} to its end", flush=True)
     overrides = trials_part(list(HydraConfig.get().overrides.task))
     _train_trial(overrides, folder, found[best].config, lambda n_steps, score: None)

@@ -62,12 +62,12 @@ def test_the_agent_can_be_evaluated(trained, tmp_path, tiny_cases, capsys):
     assert (tmp_path / "pictures" / "head-and-neck-10000.png").exists()
 
 
-def test_a_killed_run_goes_on(tmp_path, tiny_cases):
+def test_a_killed_run_goes_on(tmp_path, tiny_cases, capsys):
     folder = tmp_path / "killed"
     call = ["train", *tiny_cases, *QUICK, f"output={folder}"]
-    endless = [*call, "schedule.n_steps=1000000"]
+    long = [*call, "schedule.n_steps=512"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "scripts.cli", *endless], cwd=ROOT, env=os.environ.copy(),
+        [sys.executable, "-m", "scripts.cli", *long], cwd=ROOT, env=os.environ.copy(),
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -76,9 +76,12 @@ def test_a_killed_run_goes_on(tmp_path, tiny_cases):
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = steps_of(last_checkpoint(folder / "checkpoints"))
-    assert cli.main([*call, f"schedule.n_steps={done + 64}"]) == 0
+    assert done < 512
+    assert cli.main([*call, "schedule.n_steps=64"]) == 2
+    assert "was begun for 512" in capsys.readouterr().err
+    assert cli.main(long) == 0
     assert (folder / "log" / f"progress_{done:07d}.csv").exists()
-    assert steps_of(folder / "agent") >= done + 64
+    assert steps_of(folder / "agent") >= 512
 
 
 def _wait_for(condition, process, seconds: float = 120.0) -> None:

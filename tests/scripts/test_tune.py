@@ -183,28 +183,42 @@ def test_a_wrong_search_is_refused(tmp_path, capsys, wrong, said):
     assert not (tmp_path / "trials").exists()
 
 
+class Stopped(Exception):
+    """As a scheduler stops a trial: between two of its reports."""
+
+
 def test_where_all_trials_were_stopped_early_the_one_that_learned_best_is_brought_to_its_end(
-    tmp_path, monkeypatch
+    tiny_cases, tmp_path, monkeypatch
 ):
-    found = [SimpleNamespace(config={"a.b": value}, error=None) for value in (1, 2, 3)]
-    rows = [{"state": "stopped early", "training_score": score, "trial": str(i), "score": None}
-            for i, score in enumerate((0.1, 0.3, None))]  # fmt: skip
-    trained = []
+    call = [*tiny_cases, *QUICK, "schedule.n_steps=96"]
+    learned = {}
 
-    def train(overrides, folder, settings, told):
-        trained.append(settings)
-        own = folder / tune.TRIALS / tune.name_of(settings)
-        own.mkdir(parents=True)
-        (own / tune.RESULT).write_text('{"score": 0.4}')
+    def train_some(folder, settings):
+        def tell(n_steps, score):
+            if n_steps >= 64:
+                learned[name_of(settings)] = score
+                raise Stopped
 
-    monkeypatch.setattr(tune, "_train_trial", train)
-    monkeypatch.setattr(
-        tune.HydraConfig, "get",
-        staticmethod(lambda: SimpleNamespace(overrides=SimpleNamespace(task=["seed=0"]))),
-    )  # fmt: skip
-    ended = tune._finish_best(found, rows, tmp_path)
-    assert trained == [{"a.b": 2}]
-    assert [row["state"] for row in ended] == ["stopped early", "finished", "stopped early"]
-    assert ended[1]["score"] == 0.4
-    failed = [{**row, "state": "failed"} for row in rows]
-    assert tune._finish_best(found, failed, tmp_path) == failed
+        with pytest.raises(Stopped):
+            tune._train_trial(trials_part(call), folder, settings, tell)
+
+    def search(cfg, folder):
+        for learning_rate in (0.001, 0.002):
+            settings = {"agent.algorithm.learning_rate": learning_rate}
+            train_some(folder, settings)
+            yield SimpleNamespace(config=settings, error=None)
+
+    monkeypatch.setattr(tune, "_search", search)
+    assert cli.main(["tune", *call, f"output={tmp_path}"]) == 0
+    with (tmp_path / "results.csv").open(newline="") as file:
+        rows = {row["trial"]: row for row in csv.DictReader(file)}
+    best = max(learned, key=learned.get)
+    assert {name: row["state"] for name, row in rows.items()} == {
+        name: "finished" if name == best else "stopped early" for name in learned
+    }
+    assert rows[best]["score"]
+
+
+def test_trials_that_failed_are_not_brought_to_an_end(tmp_path):
+    rows = [{"state": "failed", "training_score": 0.3}]
+    assert tune._finish_best([SimpleNamespace(config={}, error="why")], rows, tmp_path) == rows
