@@ -11,13 +11,7 @@ from agents.dose_shaping_judge import DoseShapingJudge
 from agents.energy_layer_judge import EnergyLayerJudge
 from agents.voxel_mask_judge import VoxelMaskJudge
 from ptenv.cases.library import load_case
-from ptenv.cases.recipe import (
-    SITES,
-    checked_case,
-    name_without_path,
-    procedural_id,
-    split_seeds,
-)  # fmt: skip
+from ptenv.cases.patients import SITES, checked_case, name_without_path, procedural_id, split_seeds
 from ptenv.processes import worker_pool
 
 gym.register_envs(ptenv)

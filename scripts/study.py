@@ -18,7 +18,7 @@ from agents.voxel_sampling.study import PLANS, as_line, read_rows, study
 from agents.voxel_sampling.study_plans import check_samplers, n_plans, n_steps
 from agents.voxel_sampling.study_report import Report
 from engine.parallel import threads
-from ptenv.cases.recipe import name_without_path
+from ptenv.cases.patients import name_without_path
 from ptenv.processes import preload_workers
 from scripts.comparison import EPISODES, build_cases, write_csv
 from scripts.record import output_folder, save_record, stage

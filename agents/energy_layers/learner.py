@@ -8,7 +8,7 @@ from typing import ClassVar
 from agents.energy_layers.examples import ArcExample
 from agents.energy_layers.training import UnetTraining, folds_of, read_curve
 from ptenv.cases.energy_layer_build import arc_inputs
-from ptenv.cases.recipe import name_without_path
+from ptenv.cases.patients import name_without_path
 
 Progress = Callable[[str, int, int, float], None]  # run, epochs done, of how many, loss
 

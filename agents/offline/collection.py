@@ -20,7 +20,7 @@ from agents.offline import datasets
 from agents.offline.behaviors import Behavior
 from agents.offline.episodes import Episode, recorded
 from ptenv.cases.library import load_case
-from ptenv.cases.recipe import patient_content
+from ptenv.cases.patients import patient_content
 from ptenv.processes import worker_pool
 
 SETTINGS = "settings.json"

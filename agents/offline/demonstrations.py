@@ -18,7 +18,7 @@ from agents.environments import AnyEnvironment
 from agents.offline import datasets
 from agents.offline.collection import Progress, comparable, refuse_shared_patients, score_of
 from agents.offline.episodes import Episode, Recorder
-from ptenv.cases.recipe import PROCEDURAL, SPLITS
+from ptenv.cases.patients import PROCEDURAL, SPLITS
 from ptenv.envs.dose_shaping_demonstrations import demonstration, recorded_environment
 
 HUMAN = "human"  # the quality of their datasets

@@ -28,7 +28,7 @@ from agents.offline.policies import new_model
 from agents.offline.steps import Batches, Steps, StepsModule, steps_of
 from agents.rl.trained import DESCRIPTION, save_agent
 from agents.voxel_sampling.recorded import Recorded
-from ptenv.cases.recipe import name_without_path
+from ptenv.cases.patients import name_without_path
 
 if TYPE_CHECKING:
     from minari import MinariDataset

@@ -10,7 +10,7 @@ from agents.voxel_sampling.inputs import CaseVolume
 from agents.voxel_sampling.study import case_named
 from agents.voxel_sampling.training import CURVE, SamplingTraining, read_csv
 from engine.parallel import threads
-from ptenv.cases.recipe import checked_case, patient_content
+from ptenv.cases.patients import checked_case, patient_content
 
 Progress = Callable[[str, int, int, float], None]  # run, plans done, of how many, loss
 

@@ -29,7 +29,7 @@ from agents.voxel_sampling.visits import (
     held_out_visits,
 )
 from engine.parallel import threads
-from ptenv.cases.recipe import name_without_path
+from ptenv.cases.patients import name_without_path
 
 CHECKPOINT, WEIGHTS, CARD = "last.ckpt", "pnet.pt", "pnet.json"
 PLANS, CURVE, EPOCHS, REFERENCES = "plans.csv", "curve.csv", "epochs", "references.json"

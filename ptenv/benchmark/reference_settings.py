@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Protocol
 
-from ptenv.cases.recipe import digest_of_content
+from ptenv.cases.digests import digest_of_content
 
 FORMAT = 1  # of what a reference holds; a change of numbers anywhere behind it counts it up
 YODA, PENCIL_BEAM, PHOTON_SVD = ENGINES = ("yoda", "pencil_beam", "photon_svd")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptenv.cases.recipe import SITES, procedural_id
+from ptenv.cases.patients import SITES, procedural_id
 
 FORMAT = 1
 SEALED_SEEDS = (1_000_000, 2**31)  # beyond all public splits

@@ -14,7 +14,7 @@ import numpy as np
 import ptenv
 from engine.parallel import threads
 from ptenv.benchmark.families import family_of
-from ptenv.cases.recipe import SITES, SPLITS, procedural_id
+from ptenv.cases.patients import SITES, SPLITS, procedural_id
 from ptenv.cases.store import default_folder
 
 gym.register_envs(ptenv)

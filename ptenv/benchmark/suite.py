@@ -22,7 +22,7 @@ from ptenv.benchmark.families import Family, family_of
 from ptenv.benchmark.records import Episode
 from ptenv.benchmark.season import refuse_false_season
 from ptenv.cases.library import AnyCase, load_case
-from ptenv.cases.recipe import PROCEDURAL
+from ptenv.cases.patients import PROCEDURAL
 
 gym.register_envs(ptenv)
 

@@ -10,14 +10,9 @@ from engine.geometry.plan import Beam
 from engine.machine.library import load_machine
 from engine.machine.photon import square_field_gy
 from engine.patient.patient import Patient
-from ptenv.cases.recipe import (
-    digest_of_content,
-    machine_content,
-    make_plain,
-    name_without_path,
-    named_patient,
-    patient_content,
-)  # fmt: skip
+from ptenv.cases.digests import digest_of_content
+from ptenv.cases.patients import name_without_path, named_patient, patient_content
+from ptenv.cases.recipe import machine_content, make_plain
 
 FORMAT = 4  # of what a dose-shaping case holds; a change of numbers behind it counts it up
 MODALITIES = ("photon", "proton")

@@ -6,6 +6,7 @@ from engine.geometry.arc import MAX_LAYERS, Arc, ArcSettings
 from engine.geometry.scenarios import Scenario, setup_and_range
 from engine.patient.patient import Patient, prescribed
 from engine.patient.single_target import single_target
+from ptenv.cases.digests import digest_of_content
 from ptenv.cases.modality import (
     MODALITY_BOUNDS,
     MODALITY_COUNTS,
@@ -13,14 +14,8 @@ from ptenv.cases.modality import (
     PROTONS,
     check_modality,
 )  # fmt: skip
-from ptenv.cases.recipe import (
-    digest_of_content,
-    machine_content,
-    make_plain,
-    name_without_path,
-    named_patient,
-    patient_content,
-)  # fmt: skip
+from ptenv.cases.patients import name_without_path, named_patient, patient_content
+from ptenv.cases.recipe import machine_content, make_plain
 
 FORMAT = 2  # of what an energy-layer case holds; a change of numbers behind it counts it up
 

@@ -1,23 +1,14 @@
 """Which case: an id or a seed and all the settings that its numbers depend on."""
 
-import json
-import re
-import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
-from hashlib import file_digest, sha256
 from math import isfinite
-from numbers import Integral
-from pathlib import Path
 
 from engine.geometry.plan import Beam
-from engine.io.openkbp import read_patient
 from engine.machine.library import DATA as MACHINES
 from engine.patient.patient import Patient, prescribed
-from engine.patient.phantom_nasopharynx import nasopharynx
-from engine.patient.phantoms import head_and_neck
 from engine.patient.single_target import single_target
+from ptenv.cases.digests import digest_of_content, digest_of_files
 from ptenv.cases.modality import (
     MODALITY_BOUNDS,
     MODALITY_COUNTS,
@@ -25,15 +16,9 @@ from ptenv.cases.modality import (
     PROTONS,
     check_modality,
 )  # fmt: skip
+from ptenv.cases.patients import name_without_path, named_patient, patient_content
 
 FORMAT = 7  # of what a case holds; a change of numbers anywhere behind it counts it up
-SPLITS = {
-    "train": range(0, 10_000),
-    "validation": range(10_000, 10_100),
-    "test": range(20_000, 20_200),
-}
-SITES = ("head-and-neck", "nasopharynx")  # of procedural patients
-PROCEDURAL = re.compile(rf"({'|'.join(SITES)})-(\d+)")
 
 # lowest and highest value of every number; None where a setting may be left to its default
 _BOUNDS = {
@@ -154,85 +139,9 @@ class VoxelMaskRecipe:
         return name_without_path(self.patient)
 
 
-def digest_of_content(content: dict) -> str:
-    """Key of a case from all that its numbers depend on."""
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
-
-
 def machine_content(machine: str = PROTONS) -> str:
     """What stands for a machine in a key: the hash of its file."""
-    return _digest(MACHINES / f"{machine}.npz")
-
-
-def patient_content(patient: str) -> str:
-    """What stands for a patient in a key: its name says all, or the hash of its files."""
-    return patient if PROCEDURAL.fullmatch(patient) else _digest(_openkbp_path(patient))
-
-
-def name_without_path(patient: str) -> str:
-    if PROCEDURAL.fullmatch(patient):
-        return patient
-    return f"openkbp:{_openkbp_path(patient).stem}"
-
-
-def named_patient(
-    patient: str, spacing_mm: float, level: str | None = None,
-    target_volume_cm3: tuple[float, float] | None = None,
-) -> Patient:  # fmt: skip
-    """The patient of a case id; the settings are of procedural ones."""
-    procedural = PROCEDURAL.fullmatch(patient)
-    if not procedural:
-        return read_patient(_openkbp_path(patient))
-    site, seed = procedural[1], int(procedural[2])
-    if site == "nasopharynx":
-        return nasopharynx(seed, spacing_mm=spacing_mm)
-    return head_and_neck(
-        seed, spacing_mm=spacing_mm, level=level, target_volume_cm3=target_volume_cm3
-    )
-
-
-def procedural_id(seed: int, site: str = "head-and-neck") -> str:
-    return f"{site}-{seed:05d}"
-
-
-def split_seeds(split: str, n_patients: int | None) -> range:
-    """Procedural seeds of a split, the first ``n_patients`` of it (all when None)."""
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is unknown; choose from {list(SPLITS)}.")
-    seeds = SPLITS[split]
-    if n_patients is None:
-        return seeds
-    if not isinstance(n_patients, Integral) or not 1 <= n_patients <= len(seeds):
-        raise ValueError(
-            f"n_patients={n_patients!r} must be a whole number in 1 … {len(seeds)} of {split!r}."
-        )
-    return seeds[:n_patients]
-
-
-def checked_case(case: str) -> str:
-    """A case id in its canonical form; refuses what it does not know."""
-    if not isinstance(case, str):
-        raise ValueError(f"case={case!r} must be text: 'head-and-neck-00017' or 'openkbp:PATH'.")
-    procedural = PROCEDURAL.fullmatch(case)
-    if procedural:
-        return procedural_id(int(procedural[2]), procedural[1])
-    if case.startswith("openkbp:"):
-        _openkbp_path(case)
-        return case
-    raise ValueError(
-        f"case={case!r} is unknown; give 'head-and-neck-NUMBER' or 'nasopharynx-NUMBER' (the "
-        "number is the seed), or 'openkbp:PATH' with the path of a patient's folder or zip."
-    )
-
-
-def _openkbp_path(patient: str) -> Path:
-    scheme, _, path = patient.partition(":")
-    if scheme != "openkbp" or not path:
-        raise ValueError(f"patient={patient!r}: give 'head-and-neck-NUMBER' or 'openkbp:PATH'.")
-    for found in (Path(path), Path(f"{path}.zip")):  # a cohort names patients, however kept
-        if found.exists():
-            return found
-    raise FileNotFoundError(f"case 'openkbp:{path}': no such file or folder; check the path.")
+    return digest_of_files(MACHINES / f"{machine}.npz")
 
 
 def make_plain(recipe, bounds: dict, counts=(), optional=(), lists=()) -> None:
@@ -273,51 +182,3 @@ def _number(name: str, value) -> float:
     if not isfinite(number):
         raise ValueError(f"{name}={value!r} must be a number.")
     return number
-
-
-def _digest(path: Path) -> str:
-    """Hash of a file, or of the names and contents of a folder's files.
-
-    A zip counts as the folder that it holds: a patient is the same case however it is kept.
-    """
-    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
-    return _digest_of(str(path), stamps)
-
-
-@lru_cache(maxsize=512)  # read again only when a stamp changes
-def _digest_of(path: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
-    if path.endswith(".zip"):
-        try:
-            return _digest_of_named(_in_zip(Path(path)))
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
-            pass  # who reads the patient says what is wrong with it
-    if not Path(path).is_dir():
-        return _digest_of_named([("", _sha256(Path(path).open("rb")))])
-    files = [Path(file) for file, _, _ in stamps]
-    return _digest_of_named([
-        (f.relative_to(path).as_posix(), _sha256(f.open("rb"))) for f in files
-    ])  # fmt: skip
-
-
-def _in_zip(path: Path) -> list[tuple[str, bytes]]:
-    """Names and hashes of a zip's files, without the folder that holds all of them."""
-    with zipfile.ZipFile(path) as archive:
-        names = sorted(n for n in archive.namelist() if not n.endswith("/"))
-        folders = {n.partition("/")[0] if "/" in n else "" for n in names}
-        top = f"{folders.pop()}/" if len(folders) == 1 else ""
-        top = "" if top == "/" else top
-        return [(n.removeprefix(top), _sha256(archive.open(n))) for n in names]
-
-
-def _digest_of_named(files: Iterable[tuple[str, bytes]]) -> str:
-    digest = sha256()
-    for name, content in sorted(files):
-        digest.update(f"{name}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
-
-
-def _sha256(stream) -> bytes:
-    with stream:
-        return file_digest(stream, "sha256").digest()

@@ -12,7 +12,7 @@ from engine.optimization.shaping_requests import Request
 from ptenv.cases.dose_shaping_case import DoseShapingCase
 from ptenv.cases.dose_shaping_recipe import DoseShapingRecipe
 from ptenv.cases.library import load_case
-from ptenv.cases.recipe import SITES, checked_case, procedural_id, split_seeds
+from ptenv.cases.patients import SITES, checked_case, procedural_id, split_seeds
 from ptenv.cases.shaping_goals import KINDS, WeightedGoals, Worst
 from ptenv.envs.arguments import (
     checked_choice,

@@ -13,7 +13,7 @@ from ptenv.cases.anchors import LOWEST_SCORE
 from ptenv.cases.energy_layer_case import EnergyLayerCase
 from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
 from ptenv.cases.library import load_case
-from ptenv.cases.recipe import SITES, checked_case, procedural_id, split_seeds
+from ptenv.cases.patients import SITES, checked_case, procedural_id, split_seeds
 from ptenv.envs.arguments import (
     checked_choice,
     checked_options,

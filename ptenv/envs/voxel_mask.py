@@ -12,7 +12,8 @@ from engine.optimization.solvers import LBFGSB
 from engine.optimization.voxel_sampling import thin_to_budget
 from ptenv.cases.case import Case
 from ptenv.cases.library import load_case
-from ptenv.cases.recipe import VoxelMaskRecipe, checked_case, procedural_id, split_seeds
+from ptenv.cases.patients import checked_case, procedural_id, split_seeds
+from ptenv.cases.recipe import VoxelMaskRecipe
 from ptenv.envs.arguments import checked_options, checked_recipe, constraint_costs
 from ptenv.envs.voxel_mask_actions import FEWEST, MOST, ActionDecoder, RoundChoice, RowSignals
 from ptenv.envs.voxel_mask_observations import CompactObserver, VolumeObserver

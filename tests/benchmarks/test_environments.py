@@ -16,7 +16,7 @@ import pytest
 import ptenv  # noqa: F401  (registers the ids)
 from ptenv.cases.build import build_case
 from ptenv.cases.case import Case
-from ptenv.cases.recipe import procedural_id
+from ptenv.cases.patients import procedural_id
 
 MINI = "ptenv/VoxelMask-mini-v0"
 FIRST_STEP = """

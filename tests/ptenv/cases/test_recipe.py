@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 import pytest
 
 from ptenv.cases import recipe as recipes
-from ptenv.cases.recipe import SPLITS, VoxelMaskRecipe, checked_case, procedural_id, split_seeds
+from ptenv.cases.patients import SPLITS, checked_case, procedural_id, split_seeds
+from ptenv.cases.recipe import VoxelMaskRecipe
 
 OTHER = {
     "patient": "head-and-neck-00002", "ct_spacing_mm": 6.0, "target_volume_cm3": (5.0, 9.0),
