@@ -26,6 +26,9 @@ from scripts.quoting import quoted
 
 CONF = Path(__file__).parent.parent / "conf"
 OURS = "ptenv_"  # begins the names of our settings of Hydra's plugins: the plugins took the others
+SPELLINGS = {  # by command: below a value there is no key, and dose is a group of ours
+    "plan": {"output.dicom": "dicom"}, "export": {"dose": "published_dose"},
+}  # fmt: skip
 EXTRAS = {"submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray"}  # bring a launcher
 
 
@@ -138,9 +141,13 @@ def _spelled(command: str, argument: str) -> str:
 
     With ``dose@engine: pencil_beam`` among a command's defaults both ``engine=`` and ``dose=``
     choose, and both ``engine.KEY=`` and ``dose.KEY=`` set a value. Where the defaults have a plain
-    ``dose`` as well, that is what ``dose`` means. A launcher or sweeper of a Hydra plugin is the
-    one with our settings, where ``conf/hydra`` has one.
+    ``dose`` as well, that is what ``dose`` means. A launcher
+    or sweeper of a Hydra plugin is the one with our settings, where ``conf/hydra`` has one.
+    ``SPELLINGS`` are what a person may say for keys that cannot be called so.
     """
+    for written, key in SPELLINGS.get(command, {}).items():
+        if argument.startswith(f"{written}="):
+            return f"{key}{argument[len(written):]}"
     plugin = re.fullmatch(r"hydra/(launcher|sweeper)=(\w+)", argument)
     if plugin and (CONF / "hydra" / plugin[1] / f"{OURS}{plugin[2]}.yaml").exists():
         return f"hydra/{plugin[1]}={OURS}{plugin[2]}"

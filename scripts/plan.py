@@ -1,7 +1,8 @@
 """Make a plan from a CT: spots, dose, optimization, scorecard, pictures.
 
 Writes into the folder ``output``: plan.json, dose.npz, dvh.csv, dvh.png, dose_wash.png,
-scorecard.txt and .json, convergence.csv, config.yaml, record.json, and letd.png if letd=true.
+scorecard.txt and .json, convergence.csv, config.yaml, record.json, letd.png if letd=true, and with
+output.dicom=true a folder dicom of CT, structures, plan and doses.
 """
 
 import sys
@@ -26,8 +27,10 @@ from engine.patient.ct import override_material
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient, prescribed
 from engine.patient.structures import DoseStructures, on_grid, resample_fraction, ring
-from scripts import final_dose, plan_files
+from scripts import dicom_files, final_dose, plan_files
 from scripts.record import dose_progress, output_folder, save_record, solver_progress, stage
+
+DICOM = "dicom"  # the folder of DICOM files in that of the plan
 
 
 def run(cfg: DictConfig) -> float:
@@ -42,10 +45,13 @@ def run(cfg: DictConfig) -> float:
     place = instantiate(cfg.geometry, _convert_="all")
     engine = instantiate(cfg.dose, _convert_="all")
     chosen = instantiate(cfg.final_dose, _convert_="all")
-    final = final_dose.final_engine(engine, chosen, cfg.letd, instantiate(cfg.biology))
+    biology = instantiate(cfg.biology)
+    final = final_dose.final_engine(engine, chosen, cfg.letd, biology)
     pose = instantiate(cfg.optimization.problem)
     solver = instantiate(cfg.optimization.solver)
     solve = instantiate(cfg.optimization.deliverable)
+    if cfg.dicom:
+        dicom_files.refuse_others(folder / DICOM)
 
     with stage("Patient") as notes:
         patient = _patient(cfg)
@@ -73,7 +79,7 @@ def run(cfg: DictConfig) -> float:
             delivery = DeliveryModel.of_machine(machine, delivery="static")
             notes.append(f"delivery {delivery.time(plan).total_s:.0f} s")
         # before the final dose, which may take long, fail or be stopped
-        files = plan_files.write_plan(patient, plan, quantity, solution, folder)
+        files = plan_files.write_plan(patient, plan, quantity, biology, solution, folder)
         notes += [f"kept in {files[0]}"] if final else []
     if final is None:
         dose = final_dose.of_matrix(influence, plan.weights, quantity)
@@ -96,6 +102,9 @@ def run(cfg: DictConfig) -> float:
             patient, plan, influence, quantity, solution, dose, evaluation, metrics, table
         )
         notes.append(", ".join(files + plan_files.write(made, folder)))
+    if cfg.dicom:
+        with stage("DICOM") as notes:
+            notes += plan_files.write_dicom(made, biology, folder / DICOM)
 
     print(f"\n{patient.name}: {table}\n\nWritten to {folder}/")
     return table.total

@@ -1,6 +1,8 @@
 """What a plan leaves in its folder: numbers for programs, tables and pictures for people."""
 
 import json
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,10 +12,16 @@ from engine.dose.influence import InfluenceMatrix
 from engine.dose.quantities import Quantity
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import ScoreTable
-from engine.geometry.plan import Plan
+from engine.geometry.plan import Aperture, Beam, Plan
+from engine.machine.ion import IonMachine
+from engine.machine.library import load_machine
+from engine.machine.photon import PhotonMachine
 from engine.optimization.solution import Solution
+from engine.patient.grid import Grid
 from engine.patient.patient import Patient
+from engine.physics.biology import BiologicalModel
 from ptenv.rendering import dose_wash, dvh_figure, let_wash, save
+from scripts import dicom_files
 from scripts.final_dose import PlanDose
 
 DVH_STEP_GY = 0.1
@@ -35,10 +43,11 @@ class Made:
 
 
 def write_plan(
-    patient: Patient, plan: Plan, quantity: Quantity, solution: Solution, folder: Path
-) -> list[str]:
+    patient: Patient, plan: Plan, quantity: Quantity, biology: BiologicalModel | None,
+    solution: Solution, folder: Path,
+) -> list[str]:  # fmt: skip
     """Write what the optimization made, which needs no final dose; returns the files' names."""
-    _plan(patient, plan, quantity, folder / "plan.json")
+    _plan(patient, plan, quantity, biology, folder / "plan.json")
     _convergence(solution, folder / "convergence.csv")
     return ["plan.json", "convergence.csv"]
 
@@ -60,10 +69,83 @@ def write(made: Made, folder: Path) -> list[str]:
     return list(writers)
 
 
+def write_dicom(made: Made, biology: BiologicalModel | None, folder: Path) -> list[str]:
+    """Write patient, plan and doses as DICOM; says what was written."""
+    volume = made.influence.volume
+    doses = dicom_files.Doses(
+        made.influence.grid, volume(made.dose.total_gy),
+        [volume(gy) for gy in made.dose.beams_gy],
+        dicom_files.weighted_by(made.quantity, biology),
+    )  # fmt: skip
+    return dicom_files.write(made.patient, folder, made.plan, doses)
+
+
+@dataclass(frozen=True, eq=False)
+class ReadPlan:
+    """A plan read again from its folder, with what it was made for and its doses."""
+
+    patient: str  # the source of the patient, or the name
+    prescription_gy: Mapping[str, float]
+    n_fractions: int
+    plan: Plan
+    doses: dicom_files.Doses
+
+
+def read(folder: Path, machine: str | None = None) -> ReadPlan:
+    """What ``write_plan`` and ``write`` left in a folder, for the machine that the plan names or
+    another; positions and weights are as rounded there. Refuses a folder without them."""
+    try:
+        content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        with np.load(folder / "dose.npz") as dose:
+            total, beams = dose["dose_gy_rbe"], dose["beam_dose_gy_rbe"]
+            grid = Grid(total.shape, dose["spacing_mm"], dose["origin_mm"])
+        if "weighted_by" not in content:
+            raise ValueError("its plan.json does not say by what doses are weighted; plan again")
+        plan = _read_plan(content, load_machine(machine or content["machine"]))
+        return ReadPlan(
+            content["patient"], content["prescription_gy_rbe"], content["n_fractions"], plan,
+            dicom_files.Doses(grid, total, beams, content["weighted_by"]),
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"plan={folder} has no {Path(error.filename or '').name}; give the folder of a "
+            "finished `ptenv plan`."
+        ) from None
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"plan={folder} cannot be read: {error}.") from error
+
+
+def _read_plan(content: dict, machine: IonMachine | PhotonMachine) -> Plan:
+    beams, rows = [], []
+    for index, told in enumerate(content["beams"]):
+        layers = told.pop("layers")
+        beams.append(_read_beam(told))
+        for layer in layers:
+            energy = int(np.argmin(np.abs(machine.energy_mev - layer["energy_mev"])))
+            if abs(machine.energy_mev[energy] - layer["energy_mev"]) > 1e-3:
+                raise ValueError(f"{machine.name} has no energy of {layer['energy_mev']} MeV")
+            rows += [(index, energy, *spot) for spot in layer["spots"]]
+    beam, energy, u, v, weight = np.array(rows, dtype=float).reshape(-1, 5).T
+    return Plan(
+        machine, tuple(beams), beam.astype(np.uint16), energy.astype(np.uint16),
+        u.astype(np.float32), v.astype(np.float32), weight,
+    )  # fmt: skip
+
+
+def _read_beam(told: dict) -> Beam:
+    block = told["aperture"]
+    if block is not None:
+        opening = tuple(tuple(corner) for corner in block["opening_mm"])
+        block = Aperture(**{**block, "opening_mm": opening})
+    return Beam(**{**told, "isocenter_mm": tuple(told["isocenter_mm"]), "aperture": block})
+
+
 _PARTICLES = {0: "monitor units", 1: "protons", 6: "carbon ions"}  # by the machine's charge
 
 
-def _plan(patient: Patient, plan: Plan, quantity: Quantity, path: Path) -> None:
+def _plan(
+    patient: Patient, plan: Plan, quantity: Quantity, biology: BiologicalModel | None, path: Path
+) -> None:
     """Beams → layers → spots with weights; spots of weight 0 are left out."""
     beams = []
     for index, beam in enumerate(plan.beams):
@@ -76,6 +158,7 @@ def _plan(patient: Patient, plan: Plan, quantity: Quantity, path: Path) -> None:
         "n_fractions": patient.n_fractions,
         "prescription_gy_rbe": dict(patient.prescription_gy),
         "rbe": quantity.rbe,
+        "weighted_by": dicom_files.weighted_by(quantity, biology),
         "weights": f"{_PARTICLES.get(getattr(plan.machine, 'charge', 0), 'ions')} per fraction",
         "spots": "u_mm, v_mm in the isocenter plane of the beam's eye view, weight",
         "beams": beams,
@@ -85,14 +168,19 @@ def _plan(patient: Patient, plan: Plan, quantity: Quantity, path: Path) -> None:
 
 def _layers(plan: Plan, spots: np.ndarray) -> list[dict]:
     layers = []
+    digits = 0 if isinstance(plan.machine, IonMachine) else 4  # monitor units are no whole numbers
     for energy in np.unique(plan.spot_energy[spots])[::-1]:
         of = spots[plan.spot_energy[spots] == energy]
         rows = zip(plan.u_mm[of].tolist(), plan.v_mm[of].tolist(), plan.weights[of].tolist())
         layers.append({
             "energy_mev": round(float(plan.machine.energy_mev[energy]), 3),
-            "spots": [[round(u, 3), round(v, 3), round(w)] for u, v, w in rows],
+            "spots": [[round(u, 3), round(v, 3), _rounded(w, digits)] for u, v, w in rows],
         })  # fmt: skip
     return layers
+
+
+def _rounded(weight: float, digits: int) -> float | int:
+    return round(weight, digits) if digits else round(weight)
 
 
 def _dose(made: Made, path: Path) -> None:

@@ -1,9 +1,10 @@
-"""Check the physics against tables and Monte Carlo, or a dose engine against a reference dose.
+"""Check the physics against tables and Monte Carlo, or a dose engine against a dose from elsewhere.
 
-Without a reference every engine of ``conf/dose`` is checked, or the one that was named. Writes into
+Without one every engine of ``conf/dose`` is checked, or the one that was named. Writes into
 the folder ``output`` targets.csv and .json, depth_dose.png, carbon.png; with a reference
-comparison.csv and .json, numbers.json, dose.npz, along.png, across.png, dose_wash.png. Both:
-config.yaml, record.json.
+comparison.csv and .json, numbers.json, dose.npz, along.png, across.png, dose_wash.png; with a plan,
+a folder of DICOM files, the same but along.png and across.png, and dvh.png. All: config.yaml,
+record.json.
 ``output=FILE.json`` is a file for the numbers alone, and the folder is FILE beside it. The exit
 code is 1 where a target or the gamma criterion is missed.
 """
@@ -26,16 +27,20 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from engine.dose.engine import DoseEngine
+from engine.dose.quantities import Quantity
 from engine.errors import PhysicsWarning
 from engine.io.reference_dose import read_reference_dose
 from engine.parallel import set_threads
-from ptenv.rendering import save
+from engine.patient.ct import Calibration
+from ptenv.rendering import dvh_figure, save
+from scripts import final_dose, validate_plan
 from scripts import validate_pictures as pictures
 from scripts.configuration import choices
-from scripts.record import output_folder, save_record, stage
+from scripts.record import dose_progress, output_folder, save_record, stage
 from scripts.validate_axes import Row
 from scripts.validate_check import Check
 from scripts.validate_engines import engine_targets, for_checks, grouped
+from scripts.validate_plan import Given, Recomputed
 from scripts.validate_reference import Compared, compare, compute, doubts
 from scripts.validate_targets import physics_targets
 
@@ -51,12 +56,14 @@ def run(cfg: DictConfig) -> float:
         set_threads(cfg.threads)
     wanted = _checked_percent(cfg.pass_rate_percent)
     numbers = _numbers_file(cfg, folder)
-    if cfg.reference is None:
+    if cfg.reference is not None and cfg.plan is not None:
+        raise ValueError("reference=… and plan=… are two comparisons; give one of them.")
+    if cfg.reference is None and cfg.plan is None:
         checks = _physics(cfg, folder, numbers)
         value, passed = float(np.mean([c.passed for c in checks])), all(c.passed for c in checks)
         print(f"{sum(c.passed for c in checks)} of {len(checks)} targets passed.")
     else:
-        value = _against(cfg, folder, numbers)
+        value = (_against if cfg.plan is None else _of_plan)(cfg, folder, numbers)
         passed = value >= wanted
         verdict = "passed" if passed else "MISSED"
         print(f"Gamma pass rate {value:.2f} %, wanted {wanted:g} %: {verdict}.")
@@ -141,6 +148,70 @@ def _against(cfg: DictConfig, folder: Path, numbers: Path) -> float:
         _write_comparison(compared, ours_gy, folder)
     print(f"\n{comparison_table(compared.rows)}\n")
     return compared.gamma.pass_rate_percent
+
+
+def _of_plan(cfg: DictConfig, folder: Path, numbers: Path) -> float:
+    """A plan from DICOM, computed anew and compared with the dose beside it."""
+    engine = instantiate(cfg.engine, _convert_="all")
+    biology, wished = instantiate(cfg.biology), instantiate(cfg.quantity)
+    criterion = OmegaConf.to_container(cfg.gamma, resolve=True)
+    with stage("DICOM") as notes:
+        given = validate_plan.read(str(cfg.plan), **OmegaConf.to_container(cfg.dicom, resolve=True))
+        quantity, doubts_ = validate_plan.quantity_for(given, wished, biology)
+        notes += _about_plan(given, quantity.rbe)
+    for doubt in (*given.notes, *doubts_):
+        warnings.warn(f"{given.patient.name}: {doubt}.", PhysicsWarning, stacklevel=1)
+    began = time.perf_counter()
+    with stage("Our dose") as notes, dose_progress() as show:
+        ours = validate_plan.compute(given, final_dose.watched(engine, show), quantity)
+        notes.append(_engine_name())
+    runtime_s = time.perf_counter() - began
+    with stage("Comparison") as notes:
+        found = validate_plan.compare(given, *ours, criterion)
+        notes.append(f"{found.gamma.n_evaluated} voxels above {criterion['cutoff_percent']:g} %")
+    about = {"engine": _engine_name(), "patient": given.patient.source, "rbe": quantity.rbe}
+    about |= {"gamma_n_voxels": found.gamma.n_evaluated, "runtime_s": round(runtime_s, 3)}
+    _write_json(_known(found.numbers) | about, numbers)
+    with stage("Files and pictures"):
+        _write_recomputed(found, instantiate(cfg.calibration, _convert_="all"), quantity, folder)
+    print(f"\n{comparison_table(found.rows)}\n")
+    return found.gamma.pass_rate_percent
+
+
+def _about_plan(given: Given, rbe: float | None) -> list[str]:
+    plan, grid = given.plan.plan, given.dose.grid
+    spacing = " × ".join(f"{s:g}" for s in grid.spacing_mm)
+    weighting = "a varying RBE" if rbe is None else f"RBE {rbe:g}"
+    return [
+        given.patient.name,
+        f"{plan.n_spots} spots in {len(plan.beams)} beams for {plan.machine.name}",
+        f"{given.n_fractions} fractions",
+        f"dose on {' × '.join(map(str, grid.shape))} voxels of {spacing} mm, {weighting}",
+        f"doses of {len(given.beams_gy)} beams",
+    ]
+
+
+def _write_recomputed(
+    found: Recomputed, calibration: Calibration, quantity: Quantity, folder: Path
+) -> None:
+    _write([{**asdict(r), "difference": r.difference} for r in found.rows], folder / "comparison")
+    given, grid = found.given, found.given.dose.grid
+    np.savez_compressed(
+        folder / "dose.npz", dose=found.ours_gy, reference=found.theirs_gy, gamma=found.gamma.map,
+        spacing_mm=grid.spacing_mm, origin_mm=grid.origin_mm,
+    )  # fmt: skip
+    density = validate_plan.density_on(given.patient, grid, calibration)
+    percent = 100.0 / float(found.theirs_gy.max())
+    drawn = pictures.wash(
+        found.theirs_gy * percent, found.ours_gy * percent, found.gamma.map, grid, density
+    )
+    save(drawn, folder / "dose_wash.png")
+    ours, theirs = (found.evaluation.dvh(gy.ravel()) for gy in (found.ours_gy, found.theirs_gy))
+    for histograms in (ours, theirs):
+        histograms.pop(given.patient.external.name)  # which would only press the others together
+    title = f"{given.patient.name}: ours, and dashed the file's"
+    wishes = found.evaluation.prescription_gy
+    save(dvh_figure(ours, wishes, theirs, title=title, rbe=quantity.rbe), folder / "dvh.png")
 
 
 def _numbers(compared: Compared, runtime_s: float) -> dict:
@@ -230,7 +301,11 @@ def _write_comparison(compared: Compared, ours_gy: np.ndarray, folder: Path) -> 
     )  # fmt: skip
     save(pictures.along(compared), folder / "along.png")
     save(pictures.across(compared), folder / "across.png")
-    save(pictures.wash(compared), folder / "dose_wash.png")
+    washed = pictures.wash(
+        compared.reference_percent, compared.ours_percent, compared.gamma.map, grid,
+        compared.reference.density_g_cm3,
+    )  # fmt: skip
+    save(washed, folder / "dose_wash.png")
 
 
 def _write(records: list[dict], path: Path) -> list[dict]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.evaluation.comparison import AxisProfile, lateral_axes, sampled
+from engine.patient.grid import Grid
 from engine.physics.ions import stopping_power_mev_cm2_g
 from engine.physics.materials import water
 from engine.physics.stopping_power import csda_range_mm
@@ -177,24 +178,28 @@ def _axis_name(axis: np.ndarray) -> str:
     return "(" + ", ".join(f"{c:.2f}" for c in axis + 0.0) + ")"
 
 
-def wash(compared: Compared) -> "Figure":
+def wash(
+    reference_percent: np.ndarray, ours_percent: np.ndarray, gamma: np.ndarray, grid: Grid,
+    density_g_cm3: np.ndarray,
+) -> "Figure":  # fmt: skip
     """Three cuts through the reference's maximum: reference, ours, difference, and gamma.
 
-    Cropped to where there is dose; anterior is up in the axial cut, superior in the others.
+    All are (nz, ny, nx) on ``grid``, doses in percent of the reference's maximum. Cropped to where
+    there is dose; anterior is up in the axial cut, superior in the others.
     """
-    at = np.unravel_index(int(np.argmax(compared.reference_percent)), compared.reference.grid.shape)
-    apart = compared.ours_percent - compared.reference_percent
+    at = np.unravel_index(int(np.argmax(reference_percent)), grid.shape)
+    apart = ours_percent - reference_percent
     span = max(float(np.abs(apart).max()), 1.0)
     columns = (
-        ("reference in %", compared.reference_percent, "inferno", (0.0, 100.0)),
-        ("ours in %", compared.ours_percent, "inferno", (0.0, 100.0)),
+        ("reference in %", reference_percent, "inferno", (0.0, 100.0)),
+        ("ours in %", ours_percent, "inferno", (0.0, 100.0)),
         ("ours less reference in % of the maximum", apart, "RdBu_r", (-span, span)),
-        ("gamma", compared.gamma.map, GAMMA_COLORS, (0.0, 2.0)),
+        ("gamma", gamma, GAMMA_COLORS, (0.0, 2.0)),
     )
     figure, panels = _figure(16.0, 10.5, 3, len(columns))
-    dosed = np.maximum(compared.reference_percent, compared.ours_percent) > 1.0
-    grid, part = compared.reference.grid.cropped(dosed, CROP_MARGIN_MM)
-    density = compared.reference.density_g_cm3[part]
+    dosed = np.maximum(reference_percent, ours_percent) > 1.0
+    grid, part = grid.cropped(dosed, CROP_MARGIN_MM)
+    density = density_g_cm3[part]
     for row, (view, axis, right, up) in enumerate(VIEWS):
         edges = {n: (grid.lower_mm[i], grid.upper_mm[i]) for i, n in enumerate("xyz")}
         index = at[axis] - part[axis].start

@@ -59,11 +59,11 @@ def compare(reference: ReferenceDose, ours_gy: np.ndarray, criterion: dict) -> C
     scale = 100.0 / float(reference.dose_gy[matter].max())
     theirs = np.where(matter, reference.dose_gy.astype(np.float64) * scale, 0.0)
     ours = np.where(matter, ours_gy * scale, 0.0)
-    gammas = _Gammas(theirs, ours, reference.grid)
+    gammas = Gammas(theirs, ours, reference.grid)
     asked = gammas(**criterion)
-    rows = [*_gamma_rows(gammas, criterion, asked)]
+    rows = [*gamma_rows(gammas, criterion, asked)]
     apart, error = difference(theirs, ours, reference.grid), _noise(theirs, ours, reference, scale)
-    rows += _dose_rows(apart, error, float(ours.max()))
+    rows += dose_rows(apart, error, float(ours.max()))
     axes = tuple(
         compare_axis(spot, theirs, ours, reference) for spot in distinct_axes(reference.spots)
     )
@@ -101,7 +101,7 @@ def _few_beams(plan: Plan) -> Iterator[Plan]:
         yield plan.part(first, min(first + BEAMS_AT_ONCE, len(plan.beams)))
 
 
-class _Gammas:
+class Gammas:
     """Gamma of two doses by any criterion, each computed once."""
 
     def __init__(self, theirs: np.ndarray, ours: np.ndarray, grid: Grid):
@@ -117,7 +117,17 @@ class _Gammas:
         return self._known[key]
 
 
-def _gamma_rows(gammas: _Gammas, criterion: dict, asked: Gamma) -> Iterator[Row]:
+def pass_rates(gammas: Gammas) -> dict[str, float]:
+    """In percent, global, of the criteria that are always looked at, by key."""
+    return {
+        f"gamma_{percent:g}_{distance:g}_{CUTOFF_PERCENT:g}": gammas(
+            percent, distance
+        ).pass_rate_percent
+        for percent, distance in CRITERIA
+    }
+
+
+def gamma_rows(gammas: Gammas, criterion: dict, asked: Gamma) -> Iterator[Row]:
     yield Row("Gamma", f"asked for: {_criterion_label(criterion)}", "%", 100.0,
               asked.pass_rate_percent)  # fmt: skip
     yield Row("Gamma", "mean gamma of it", "", 0.0, asked.mean)
@@ -129,18 +139,12 @@ def _gamma_rows(gammas: _Gammas, criterion: dict, asked: Gamma) -> Iterator[Row]
 
 
 def _numbers(
-    gammas: _Gammas, apart: Difference, error: Noise | None, axis: AxisCompared
+    gammas: Gammas, apart: Difference, error: Noise | None, axis: AxisCompared
 ) -> dict[str, float]:
     """What a program reads. Gamma is global, in percent of the voxels above a tenth of the
     maximum; range and width are those of the heaviest axis, differences in percent of the maximum
     over the voxels above half of it."""
-    passed = {
-        f"gamma_{percent:g}_{distance:g}_{CUTOFF_PERCENT:g}": gammas(
-            percent, distance
-        ).pass_rate_percent
-        for percent, distance in CRITERIA
-    }
-    return passed | {
+    return pass_rates(gammas) | {
         "r80_mm": axis.r80_mm[1],
         "reference_r80_mm": axis.r80_mm[0],
         "core_sigma_mm": axis.core_sigma_mm[1],
@@ -169,7 +173,7 @@ def _noise(theirs, ours, reference: ReferenceDose, scale: float) -> Noise | None
     return noise(theirs, reference.sem_gy.astype(np.float64) * scale, ours)
 
 
-def _dose_rows(found: Difference, error: Noise | None, largest: float) -> Iterator[Row]:
+def dose_rows(found: Difference, error: Noise | None, largest: float) -> Iterator[Row]:
     group, at = "Dose", ", ".join(f"{c:.1f}" for c in found.largest_at_mm)
     integral = 1.0 + found.integral_percent / 100.0
     yield Row(group, "integral dose over the reference's", "", 1.0, integral)

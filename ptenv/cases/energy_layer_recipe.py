@@ -42,16 +42,16 @@ _LISTS = ("target_volume_cm3", "limits")
 class EnergyLayerRecipe:
     """Settings of an energy-layer case; lengths in mm, angles IEC 61217.
 
-    ``patient`` is "nasopharynx-NUMBER", "head-and-neck-NUMBER" or "openkbp:PATH"; its target of
-    the highest dose is treated alone, on one ``side`` of the neck if wished. Layers are the
-    machine's lowest energies (``n_layers``, ``layer_spacing_mm`` apart or every one). Scenarios
-    are the nominal one, ± ``range_percent`` and six shifts by ``shift_mm``. ``limits`` are the
-    delivery times of episodes, as multiples of the least time that the arc takes.
+    ``patient`` is "nasopharynx-NUMBER", "head-and-neck-NUMBER", "openkbp:PATH" or "dicom:FOLDER";
+    its target of the highest dose is treated alone, on one ``side`` of the neck if wished. Layers
+    are the machine's lowest energies (``n_layers``, ``layer_spacing_mm`` apart or every one).
+    Scenarios are the nominal one, ± ``range_percent`` and six shifts by ``shift_mm``. ``limits``
+    are the delivery times of episodes, as multiples of the least time that the arc takes.
     ``evaluations`` is what a plan's robust optimization may cost. The cheaper ``"sketch"`` plans on
     ``sketch_rows`` sampled voxels (None: all) with spots ``sketch_spacing_mm`` apart: fewer voxels
     alone would let the spots between them do as they please. The bound is a plan of the
-    ``bound_layers`` heaviest layers an angle. ``keep_influence`` stores the matrices of all
-    layers, for small arcs. ``machine``, ``biology``, ``tissue``, ``rbe``, ``fraction_gy`` and
+    ``bound_layers`` heaviest layers an angle. ``keep_influence`` stores the matrices of all layers,
+    for small arcs. ``machine``, ``biology``, ``tissue``, ``rbe``, ``fraction_gy`` and
     ``n_fractions`` as in ``VoxelMaskRecipe``.
     """
 

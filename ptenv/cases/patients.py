@@ -1,6 +1,7 @@
 """Patients of cases by name: procedural ones by their seed, others by the path of their files."""
 
 import re
+from inspect import signature
 from numbers import Integral
 from pathlib import Path
 
@@ -16,18 +17,23 @@ SPLITS = {
     "test": range(20_000, 20_200),
 }
 SITES = ("head-and-neck", "nasopharynx")  # of procedural patients
+SCHEMES = ("openkbp", "dicom")  # of patients that are read from files
+KEYS_FILE = "patient.yaml"  # beside DICOM files
+KNOWN = "'head-and-neck-NUMBER', 'nasopharynx-NUMBER', 'openkbp:PATH' or 'dicom:FOLDER'"
 PROCEDURAL = re.compile(rf"({'|'.join(SITES)})-(\d+)")
 
 
 def patient_content(patient: str) -> str:
     """What stands for a patient in a key: its name says all, or the hash of its files."""
-    return patient if PROCEDURAL.fullmatch(patient) else digest_of_files(_openkbp_path(patient))
+    return patient if PROCEDURAL.fullmatch(patient) else digest_of_files(_files(patient)[1])
 
 
 def name_without_path(patient: str) -> str:
+    """A case's name in results: of DICOM a digest, for its folders are named after people."""
     if PROCEDURAL.fullmatch(patient):
         return patient
-    return f"openkbp:{_openkbp_path(patient).stem}"
+    scheme, path = _files(patient)
+    return f"{scheme}:{path.stem if scheme == 'openkbp' else digest_of_files(path)[:12]}"
 
 
 def named_patient(
@@ -37,7 +43,8 @@ def named_patient(
     """The patient of a case id; the settings are of procedural ones."""
     procedural = PROCEDURAL.fullmatch(patient)
     if not procedural:
-        return read_patient(_openkbp_path(patient))
+        scheme, path = _files(patient)
+        return read_patient(path) if scheme == "openkbp" else _dicom_patient(path)
     site, seed = procedural[1], int(procedural[2])
     if site == "nasopharynx":
         return nasopharynx(seed, spacing_mm=spacing_mm)
@@ -67,24 +74,43 @@ def split_seeds(split: str, n_patients: int | None) -> range:
 def checked_case(case: str) -> str:
     """A case id in its canonical form; refuses what it does not know."""
     if not isinstance(case, str):
-        raise ValueError(f"case={case!r} must be text: 'head-and-neck-00017' or 'openkbp:PATH'.")
+        raise ValueError(f"case={case!r} must be text: {KNOWN}.")
     procedural = PROCEDURAL.fullmatch(case)
     if procedural:
         return procedural_id(int(procedural[2]), procedural[1])
-    if case.startswith("openkbp:"):
-        _openkbp_path(case)
+    if case.partition(":")[0] in SCHEMES:
+        _files(case)
         return case
     raise ValueError(
-        f"case={case!r} is unknown; give 'head-and-neck-NUMBER' or 'nasopharynx-NUMBER' (the "
-        "number is the seed), or 'openkbp:PATH' with the path of a patient's folder or zip."
+        f"case={case!r} is unknown; give {KNOWN}. The number is the seed, the path a patient's "
+        "folder, or its zip in OpenKBP's format."
     )
 
 
-def _openkbp_path(patient: str) -> Path:
+def _files(patient: str) -> tuple[str, Path]:
+    """Scheme and path of a patient that is read from files."""
     scheme, _, path = patient.partition(":")
-    if scheme != "openkbp" or not path:
-        raise ValueError(f"patient={patient!r}: give 'head-and-neck-NUMBER' or 'openkbp:PATH'.")
-    for found in (Path(path), Path(f"{path}.zip")):  # a cohort names patients, however kept
+    if scheme not in SCHEMES or not path:
+        raise ValueError(f"patient={patient!r}: give {KNOWN}.")
+    # a cohort names patients, however kept
+    for found in (Path(path), Path(f"{path}.zip"))[: 2 if scheme == "openkbp" else 1]:
         if found.exists():
-            return found
-    raise FileNotFoundError(f"case 'openkbp:{path}': no such file or folder; check the path.")
+            return scheme, found
+    raise FileNotFoundError(f"case '{scheme}:{path}': no such file or folder; check the path.")
+
+
+def _dicom_patient(folder: Path) -> Patient:
+    """A patient from DICOM; what its files leave open says ``patient.yaml`` among them."""
+    import yaml  # with the reader, half a second that other cases need not wait
+
+    from engine.io import dicom_patient
+
+    path = folder / KEYS_FILE
+    allowed = list(signature(dicom_patient.read_patient).parameters)[1:]
+    try:
+        keys = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{KEYS_FILE} of {str(folder)!r} is no YAML: {error}") from error
+    if not isinstance(keys, dict) or not set(keys) <= set(allowed):
+        raise ValueError(f"{KEYS_FILE} of {str(folder)!r} holds {keys!r}; its keys are {allowed}.")
+    return dicom_patient.read_patient(folder, **keys)

@@ -42,7 +42,7 @@ class VoxelMaskRecipe:
     """Settings of a voxel-mask case; lengths in mm, angles IEC 61217.
 
     ``dose_grid_mm`` sets the voxel density in the target (1.7 mm: 204 per cm³). ``patient`` is
-    "head-and-neck-NUMBER" (the number is the seed) or "openkbp:PATH".
+    "head-and-neck-NUMBER" (the number is the seed), "openkbp:PATH" or "dicom:FOLDER".
 
     ``single_target`` leaves the target of the highest dose alone. Without ``ring_objectives`` the
     ring of normal tissue is judged but not optimized, as in Quarz 2024. With

@@ -199,7 +199,8 @@ class DoseShapingEnv(gym.Env):
     Terminated by stop; truncated after 30 requests.
 
     ### Arguments
-    ``case``: "head-and-neck-NUMBER", "nasopharynx-NUMBER" or "openkbp:PATH"; None samples.
+    ``case``: "head-and-neck-NUMBER", "nasopharynx-NUMBER", "openkbp:PATH" or "dicom:FOLDER"; None
+    samples.
     ``site``, ``split``, ``n_patients``: of sampled patients. ``modality``: photon or proton.
     ``start``: other_goals, open_fields or yesterday. ``action``, ``observation``, ``reward``: as
     above. ``goals``: one of the weightings, or None. ``n_recovery``: recovery patches a request;

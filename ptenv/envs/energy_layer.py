@@ -244,7 +244,8 @@ class EnergyLayerEnv(gym.Env):
     Terminated after the last angle.
 
     ### Arguments
-    ``case``: "nasopharynx-NUMBER", "head-and-neck-NUMBER" or "openkbp:PATH"; None samples.
+    ``case``: "nasopharynx-NUMBER", "head-and-neck-NUMBER", "openkbp:PATH" or "dicom:FOLDER"; None
+    samples.
     ``site``: of sampled patients. ``split``: train, validation, test. ``n_patients``: size of the
     pool. ``terminal``: plan, sketch or proxy. ``limit``: one of the case's multiples, or None.
     ``reward``: score or shaped. ``preset``: full (72 angles), 2-degree (180) or mini.

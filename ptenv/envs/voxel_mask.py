@@ -232,8 +232,9 @@ class VoxelMaskEnv(gym.Env):
     after 8 rounds.
 
     ### Arguments
-    ``case``: "head-and-neck-NUMBER" or "openkbp:PATH"; None samples. ``split``: train, validation,
-    test. ``n_patients``: size of the pool. ``action``, ``observation``, ``reward``: as above.
+    ``case``: "head-and-neck-NUMBER", "openkbp:PATH" or "dicom:FOLDER"; None samples. ``split``:
+    train, validation, test. ``n_patients``: size of the pool. ``action``, ``observation``,
+    ``reward``: as above.
     ``budget``: one of the case's shares, or None. ``preset``: full, mini, carbon or carbon-mini
     (``recipe`` takes ``machine``, ``biology``, ``tissue``, … with any). ``recipe``: overrides
     of ``ptenv.cases.recipe.VoxelMaskRecipe``. ``volume_size``: (nz, ny, nx). ``max_rows``: length

@@ -111,10 +111,10 @@ def test_case_id_of_a_file_holds_no_path(tmp_path, small):
 @pytest.mark.parametrize(
     "case, message",
     [
-        ("head-and-neck", "head-and-neck-NUMBER"),
+        ("head-and-neck", "give 'head-and-neck-NUMBER'"),
         ("lung-1", "case='lung-1' is unknown"),
         (17, "case=17 must be text"),
-        ("openkbp:", "give 'head-and-neck-NUMBER' or 'openkbp:PATH'"),
+        ("openkbp:", "patient='openkbp:': give 'head-and-neck-NUMBER'"),
     ],
 )
 def test_unknown_cases_are_refused(case, message):

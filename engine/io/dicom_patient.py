@@ -1,0 +1,274 @@
+"""A patient from a folder of DICOM files: CT series, structure set and, where there is one, plan.
+
+What belongs together is found by references; where several could be meant, keys choose. Nothing of
+a person is taken over: the patient is called after a digest of the series' UID.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import PhysicsWarning
+from engine.io.dicom_ct import Ct, read_ct
+from engine.io.dicom_dataset import DicomError, read_dataset
+from engine.io.dicom_folder import SHOWN_UNREADABLE, DicomFolder, Entry, scan
+from engine.io.dicom_plan import prescription
+from engine.io.dicom_structures import Roi, StructureSet, empty_mask
+from engine.io.structure_names import EXTERNAL, Patterns, dose_in_name_gy, mapped
+from engine.patient.patient import ROLES, Patient, Role, Structure
+from engine.patient.structures import external_from_hu
+
+TARGET_KINDS = ("PTV", "CTV", "ITV", "GTV")  # the first of these that is there is treated
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A series with its structure set, and the plan that gives fractions and prescription."""
+
+    series: Entry
+    structures: Entry
+    plan: Entry | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """A structure that is wanted."""
+
+    name: str
+    role: Role
+    roi: Roi
+
+
+def read_patient(
+    path: str | Path,
+    series: str | None = None,
+    structures: str | None = None,
+    plan: str | None = None,
+    names: str | Path | Patterns | None = None,
+    prescription_gy: Mapping[str, float] | None = None,
+    n_fractions: int | None = None,
+    roles: Mapping[str, Role] | None = None,
+) -> Patient:
+    """The patient of a folder of DICOM files, with sub-folders and whatever else lies there.
+
+    ``series``, ``structures`` and ``plan`` choose by UID, or by the digest that the listing shows,
+    where the folder holds several. Structures get TG-263 names by ``mapped``, by one's own patterns
+    in ``names`` first. What no pattern matches is left out and told, unless ``roles`` or
+    ``prescription_gy`` name it, by its local name; ``roles`` overrides what names and file say.
+
+    The prescription in Gy (RBE) over the course is ``prescription_gy``; or else the plan's, and for
+    targets that it does not name the doses in their names, for PTVs, or where there are none for
+    CTVs, and so on. A target without a dose is left out. The external is the structure of that
+    role, or else what ``external_from_hu`` finds; targets are clipped to it.
+
+    Whatever is left out or doubtful is told in one ``PhysicsWarning``. Raises ``DicomError`` of
+    files, ``ValueError`` of keys and names.
+    """
+    folder = scan(path)
+    linked = link(folder, series, structures, plan)
+    structure_set = StructureSet(linked.structures.path)
+    notes = [f"a file is left out: {why}" for why in folder.unreadable[:SHOWN_UNREADABLE]]
+    if linked.series.uid not in linked.structures.refers_to:
+        notes.append("the structures refer to another series, of the same frame of reference")
+    chosen = _chosen(structure_set, names, roles or {}, prescription_gy or {}, notes)
+    planned_gy, planned_fractions = _planned(linked.plan, prescription_gy, n_fractions)
+    doses_gy = _doses_gy(chosen, prescription_gy or {}, planned_gy)
+    n_fractions = planned_fractions if n_fractions is None else n_fractions
+    if n_fractions is None:
+        raise DicomError(
+            "n_fractions is not told by the key, and no plan in the folder tells it; give "
+            "n_fractions=NUMBER."
+        )
+    ct = read_ct(linked.series.paths)
+    found = list(_drawn(structure_set, chosen, doses_gy, ct, notes))
+    found = _with_external(found, ct)
+    patient = Patient(
+        name=f"dicom-{linked.series.short}",
+        grid=ct.grid,
+        hu=ct.hu,
+        structures={structure.name: structure for structure in found},
+        prescription_gy={s.name: doses_gy[s.name] for s in found if s.role == "target"},
+        n_fractions=n_fractions,
+        source=f"dicom:{linked.series.short}",
+    )
+    _warn_of([*ct.notes, *notes])
+    return patient
+
+
+def link(
+    folder: DicomFolder,
+    series: str | None = None,
+    structures: str | None = None,
+    plan: str | None = None,
+) -> Linked:
+    """What belongs together in a folder, by the keys given and by references.
+
+    A plan is optional: without a key it is the only one that refers to the structure set.
+    """
+    chosen_plan = None if plan is None else folder.chosen("plan", plan)
+    chosen_series = None if series is None else folder.chosen("series", series)
+    candidates = folder.of("structures")
+    for other in (chosen_plan, chosen_series):
+        if other is not None:
+            belonging = folder.belonging("structures", other)
+            candidates = tuple(entry for entry in candidates if entry in belonging)
+    chosen_set = folder.chosen("structures", structures, candidates)
+    if chosen_series is None:
+        chosen_series = folder.chosen("series", None, folder.belonging("series", chosen_set))
+    if chosen_plan is None:
+        plans = folder.belonging("plan", chosen_set)
+        chosen_plan = plans[0] if len(plans) == 1 else None
+    return Linked(chosen_series, chosen_set, chosen_plan)
+
+
+def _chosen(
+    structure_set: StructureSet,
+    names: str | Path | Patterns | None,
+    roles: Mapping[str, Role],
+    prescription_gy: Mapping[str, float],
+    notes: list[str],
+) -> list[_Chosen]:
+    """The structures that have contours, a name and a role; notes of the others."""
+    _refuse_unknown_roles(roles)
+    drawn = {roi.name: roi for roi in structure_set.rois if roi.n_contours}
+    empty = [roi.name for roi in structure_set.rois if not roi.n_contours]
+    result = mapped([roi.name for roi in structure_set.rois if roi.n_contours], names)
+    named = {local: (found.name, found.role) for local, found in result.named.items()}
+    for local in result.unmatched:
+        if local in roles or local in prescription_gy:
+            named[local] = (local, None)
+    has_external = any(role == "external" for _, role in named.values())
+    chosen, unmatched = [], []
+    for local, roi in drawn.items():
+        if local in result.left_out:
+            continue
+        if local not in named and roi.role == "external" and not has_external:
+            named[local] = (EXTERNAL, "external")
+        if local not in named:
+            unmatched.append(local)
+            continue
+        name, by_name = named[local]
+        told = "target" if {local, name} & set(prescription_gy) else None
+        role = roles.get(local) or roles.get(name) or told or by_name or roi.role
+        if role is None:
+            notes.append(f"{local!r} is left out: its file does not say what it is; use roles")
+            continue
+        chosen.append(_Chosen(name, role, roi))
+    _refuse_unknown_keys("roles", roles, chosen)
+    _refuse_unknown_keys("prescription_gy", prescription_gy, chosen)
+    if unmatched:
+        notes.append(f"left out as no pattern knows their names: {', '.join(map(repr, unmatched))}")
+    if empty:
+        notes.append(f"left out as they have no contours: {', '.join(map(repr, empty))}")
+    return chosen
+
+
+def _planned(
+    plan: Entry | None, prescription_gy: Mapping[str, float] | None, n_fractions: int | None
+) -> tuple[dict[int, float], int | None]:
+    """Doses by ROI number and fractions of the plan, if the keys leave something to it."""
+    if plan is None or (prescription_gy and n_fractions is not None):
+        return {}, None
+    return prescription(read_dataset(plan.path))
+
+
+def _doses_gy(
+    chosen: Iterable[_Chosen], given_gy: Mapping[str, float], planned_gy: Mapping[int, float]
+) -> dict[str, float]:
+    """Prescription by the targets' names."""
+    targets = [c for c in chosen if c.role == "target"]
+    if given_gy:
+        return {
+            target.name: given_gy[key]
+            for target in targets
+            for key in (target.roi.name, target.name)
+            if key in given_gy
+        }
+    found = {}
+    for target in targets:
+        dose_gy = planned_gy.get(target.roi.number) or dose_in_name_gy(target.name)
+        if dose_gy:
+            found[target.name] = dose_gy
+    if not found:
+        listed = ", ".join(repr(target.name) for target in targets) or "none"
+        raise DicomError(
+            f"no dose is prescribed: neither a plan nor the targets' names tell one. Targets: "
+            f"{listed}; give prescription_gy={{NAME: GY}}, over the course."
+        )
+    treated = min(_target_kind(name) for name in found)
+    return {name: gy for name, gy in found.items() if _target_kind(name) == treated}
+
+
+def _target_kind(name: str) -> int:
+    kinds = [i for i, kind in enumerate(TARGET_KINDS) if name.upper().startswith(kind)]
+    return kinds[0] if kinds else 0
+
+
+def _drawn(
+    structure_set: StructureSet,
+    chosen: Iterable[_Chosen],
+    doses_gy: Mapping[str, float],
+    ct: Ct,
+    notes: list[str],
+) -> Iterable[Structure]:
+    """Structures with their masks; targets without a dose and what lies off the CT are left out."""
+    for wanted in chosen:
+        if wanted.role == "target" and wanted.name not in doses_gy:
+            notes.append(f"{wanted.roi.name!r} is left out: no dose is prescribed to it")
+            continue
+        drawn = structure_set.structure(wanted.roi, ct.grid, ct.frame_uid)
+        notes += drawn.notes
+        mask = drawn.mask_on(ct.grid)
+        if mask.any():
+            yield Structure(wanted.name, mask, wanted.role, wanted.roi.material)
+        else:
+            notes.append(f"{wanted.roi.name!r} is left out: it covers no voxel of the CT")
+
+
+def _with_external(found: list[Structure], ct: Ct) -> list[Structure]:
+    """With an external, first, and targets clipped to it."""
+    externals = [s for s in found if s.role == "external"]
+    external = (
+        externals[0]
+        if externals
+        else Structure(EXTERNAL, external_from_hu(ct.hu, ct.grid), "external")
+    )
+    others = [s for s in found if s is not external]
+    return [external, *(_clipped(s, external) if s.role == "target" else s for s in others)]
+
+
+def _clipped(target: Structure, external: Structure) -> Structure:
+    slices = np.flatnonzero(target.mask.any(axis=(1, 2)))
+    inside = target.mask[slices] & external.mask[slices]
+    if not inside.any():
+        raise DicomError(
+            f"target {target.name!r} lies off the external; check the structures, or leave the "
+            "external out by name to have it from the CT."
+        )
+    mask = empty_mask(target.mask.shape)
+    mask[slices] = inside
+    return replace(target, mask=mask)
+
+
+def _refuse_unknown_roles(roles: Mapping[str, Role]) -> None:
+    for name, role in roles.items():
+        if role not in ROLES:
+            raise ValueError(f"roles={{{name}: {role}}}: choose a role from {', '.join(ROLES)}.")
+
+
+def _refuse_unknown_keys(key: str, given: Mapping[str, object], chosen: list[_Chosen]) -> None:
+    known = {name for c in chosen for name in (c.name, c.roi.name)}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{key} names {', '.join(map(repr, unknown))}, which is no structure with contours; "
+            f"there are {', '.join(sorted(c.name for c in chosen)) or 'none'}."
+        )
+
+
+def _warn_of(notes: list[str]) -> None:
+    if notes:
+        warnings.warn(f"DICOM patient: {'; '.join(notes)}.", PhysicsWarning, stacklevel=3)

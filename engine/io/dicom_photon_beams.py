@@ -1,0 +1,130 @@
+"""One photon beam of an RT Plan whose fluence the file holds (PS3.3 C.8.8.14).
+
+The only fluence map that the standard knows is the transmission of a compensator. Beams that jaws
+and leaves shape are refused: what they let through is not computed here.
+"""
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from engine.geometry.plan import Beam
+from engine.io.dicom_dataset import DicomError, has, items, label, number, numbers, text, whole
+from engine.io.dicom_plan_parts import Part, Setups, refuse_devices, refuse_tilts
+from engine.machine.ion import IonMachine
+from engine.machine.photon import PhotonMachine
+
+TILTS = (
+    "BeamLimitingDeviceAngle", "GantryPitchAngle", "TableTopPitchAngle", "TableTopRollAngle",
+    "TableTopEccentricAngle",
+)  # fmt: skip
+ENERGY_WITHIN_MV = 0.5
+EDGE_WITHIN_MM = 0.1  # of a pixel that reaches under a jaw
+MAPS = "CompensatorTransmissionData"
+
+
+def read_photon_beam(
+    beam: Dataset, setups: Setups, meterset: float, machine: IonMachine | PhotonMachine,
+    notes: list[str],
+) -> list[Part]:  # fmt: skip
+    """The beam's bixels with their monitor units of one fraction, ``meterset`` at the most."""
+    points = items(beam, "ControlPointSequence")
+    if not points:
+        raise DicomError(f"{label(beam)} has no control points; export the plan again.")
+    first = points[0]
+    _refuse_unknown(beam, first, machine)
+    _refuse_moving(beam, points)
+    modes = [text(i, "FluenceMode", "") for i in items(beam, "PrimaryFluenceModeSequence")]
+    if modes not in ([], ["STANDARD"]):
+        notes.append("beams without a flattening filter are computed with one")
+    gantry_deg, couch_deg = setups.angles_deg(
+        beam, number(first, "GantryAngle"), number(first, "PatientSupportAngle")
+    )
+    isocenter = tuple(float(c) for c in numbers(first, "IsocenterPosition", 3))
+    rows = _bixels(_map(beam, first))
+    _refuse_hidden(rows, first)
+    rows[:, 3] *= meterset
+    return [Part(Beam(gantry_deg, isocenter, couch_deg), whole(beam, "BeamNumber"), rows)]
+
+
+def _refuse_unknown(beam: Dataset, first: Dataset, machine: IonMachine | PhotonMachine) -> None:
+    kind = text(beam, "RadiationType")
+    if kind != "PHOTON" or not isinstance(machine, PhotonMachine):
+        raise DicomError(
+            f"{label(beam)} is of {kind}, for {machine.name}; photons with a photon machine are "
+            "computed."
+        )
+    energy_mv = number(first, "NominalBeamEnergy")
+    if abs(energy_mv - float(machine.energy_mev[0])) > ENERGY_WITHIN_MV:
+        raise DicomError(
+            f"NominalBeamEnergy of {label(beam)} is {energy_mv:g} MV; {machine.name} has "
+            f"{machine.energy_mev[0]:g} MV alone."
+        )
+    unit = text(beam, "PrimaryDosimeterUnit", "MU")
+    if unit != "MU":
+        raise DicomError(f"PrimaryDosimeterUnit of {label(beam)} is {unit!r}; MU is read.")
+    refuse_devices(beam, ("Wedges", "Boli", "Blocks"))
+    refuse_tilts(first, TILTS)
+
+
+def _refuse_moving(beam: Dataset, points: list[Dataset]) -> None:
+    """Beams that change while they treat."""
+    turning = {number(p, "GantryAngle") for p in points if has(p, "GantryAngle")}
+    if len(turning) > 1:
+        raise DicomError(
+            f"{label(beam)} turns about the patient, from {min(turning):g}° to {max(turning):g}° "
+            f"at {len(points)} control points; static beams are computed."
+        )
+
+
+def _map(beam: Dataset, first: Dataset) -> Dataset:
+    """The compensator that holds the fluence; refuses beams that have none."""
+    found = [c for c in items(beam, "CompensatorSequence") if has(c, MAPS)]
+    shaped_by = [
+        text(device, "RTBeamLimitingDeviceType")
+        for device in items(beam, "BeamLimitingDeviceSequence")
+    ]
+    leaves = [name for name in shaped_by if name.startswith("MLC")]
+    if len(found) == 1 and not leaves:
+        return found[0]
+    raise DicomError(
+        f"{label(beam)}, {number(first, 'NominalBeamEnergy'):g} MV from gantry "
+        f"{number(first, 'GantryAngle'):g}°, has {len(found)} fluence maps ({MAPS}) and is shaped "
+        f"by {', '.join(shaped_by) or 'nothing'}; leaves and jaws are not computed here, only "
+        "beams of one map and no leaves are."
+    )
+
+
+def _bixels(compensator: Dataset) -> np.ndarray:
+    """Rows (n, 4) of 0, v, u and transmission of the pixels that let anything through."""
+    shape = whole(compensator, "CompensatorRows"), whole(compensator, "CompensatorColumns")
+    if min(shape) < 1:
+        raise DicomError(f"{label(compensator)} has {shape[0]} × {shape[1]} pixels.")
+    pixels = numbers(compensator, MAPS, shape[0] * shape[1]).reshape(shape)
+    if pixels.min() < 0.0 or not pixels.max() > 0.0:
+        raise DicomError(
+            f"{MAPS} of {label(compensator)} spans {pixels.min():g} … {pixels.max():g}; it must be "
+            "0 or more, and let something through."
+        )
+    between_rows, between_columns = numbers(compensator, "CompensatorPixelSpacing", 2)
+    u0, v0 = numbers(compensator, "CompensatorPosition", 2)
+    row, column = np.nonzero(pixels)
+    return np.column_stack([
+        np.zeros(len(row)), v0 - between_rows * row, u0 + between_columns * column,
+        pixels[row, column],
+    ])  # fmt: skip
+
+
+def _refuse_hidden(rows: np.ndarray, first: Dataset) -> None:
+    """Pixels whose middle lies under a jaw."""
+    for opening in items(first, "BeamLimitingDevicePositionSequence"):
+        axis = text(opening, "RTBeamLimitingDeviceType").removeprefix("ASYM")
+        if axis not in ("X", "Y"):
+            continue
+        low, high = numbers(opening, "LeafJawPositions", 2)
+        at = rows[:, 2 if axis == "X" else 1]
+        hidden = int(np.count_nonzero((at < low - EDGE_WITHIN_MM) | (at > high + EDGE_WITHIN_MM)))
+        if hidden:
+            raise DicomError(
+                f"{hidden} pixels of the fluence map of {label(first)} lie under the {axis} jaws, "
+                "which are not computed here; open them, or cut the map."
+            )

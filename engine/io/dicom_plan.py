@@ -1,0 +1,235 @@
+"""Plans from DICOM files: beams, spots or bixels, and weights that a machine of ours can deliver.
+
+Read are RT Ion Plans of scanned beams and RT Plans whose photon beams carry their fluence as
+transmission of a compensator. What would change the dose and cannot be computed is refused; what
+changes it little is told in ``notes``. Nothing of a person, and no label that someone typed, is
+taken over. Sources: PS3.3 C.8.8.9 to C.8.8.14 and C.8.8.25.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import RTIonPlanStorage, RTPlanStorage
+
+from engine.geometry.coordinates import beam_frame
+from engine.geometry.plan import Plan
+from engine.geometry.rays import trace_field
+from engine.io.dicom_dataset import (
+    DicomError,
+    has,
+    items,
+    label,
+    number,
+    read_dataset,
+    text,
+    whole,
+)
+from engine.io.dicom_ion_beams import IonReading, read_ion_beam
+from engine.io.dicom_photon_beams import read_photon_beam
+from engine.io.dicom_plan_parts import Part, Setups
+from engine.machine.ion import IonMachine
+from engine.machine.library import available_machines, load_machine
+from engine.machine.photon import PhotonMachine
+from engine.patient.patient import Patient
+
+ENERGY_WITHIN_MEV = 0.1  # of one of the machine's: 0.1 to 0.2 mm of range
+MOST_DIRECTIONS = 2**16 - 1
+BEAMS = {RTIonPlanStorage: "IonBeamSequence", RTPlanStorage: "BeamSequence"}
+
+
+@dataclass(frozen=True, eq=False)
+class DicomPlan:
+    """A plan with what its file says besides. ``beam_numbers`` are the file's, one for each of
+    ``plan.beams``: a beam that turns while it treats is several of them."""
+
+    plan: Plan
+    beam_numbers: tuple[int, ...]
+    n_fractions: int | None  # None: not told
+    uid: str
+    structures_uid: str  # "": none
+    frame_uid: str
+    notes: tuple[str, ...]
+
+
+def read_plan(
+    path: str | Path,
+    machine: IonMachine | PhotonMachine | None = None,
+    particles_per_mu: float | Mapping[float, float] | None = None,
+    energy_within_mev: float = ENERGY_WITHIN_MEV,
+    patient: Patient | None = None,
+) -> DicomPlan:
+    """The plan of an RT Ion Plan or RT Plan file, for ``machine``.
+
+    By default the machine is the one that the file names, or else the generic one of its particle.
+    Energies are the machine's nearest, within ``energy_within_mev``. ``particles_per_mu`` is one
+    number, or {MeV: number} between which is interpolated; files that count particles need none.
+    With the ``patient`` a range shifter's distance from the skin is measured where the file does
+    not hold it. Raises ``DicomError`` of anything that cannot be computed.
+    """
+    dataset = read_dataset(path)
+    sequence = _refuse_other_kinds(dataset)
+    metersets, n_fractions = _fractions(dataset)
+    notes: list[str] = []
+    treating = [b for b in items(dataset, sequence) if _treats(b, notes)]
+    if not treating:
+        raise DicomError(
+            f"{label(dataset)} has no treatment beam ({', '.join(notes) or 'no beam at all'}); it "
+            "is a prescription or a setup, give a plan with beams."
+        )
+    machine = machine or _machine_of(treating[0], notes)
+    setups = Setups.of(dataset, notes)
+    reading = IonReading(machine, particles_per_mu, energy_within_mev, notes)
+    parts: list[Part] = []
+    for beam in treating:
+        at = whole(beam, "BeamNumber")
+        meterset = _meterset(metersets, at, dataset)
+        if sequence == "IonBeamSequence":
+            parts += read_ion_beam(beam, setups, meterset, reading)
+        else:
+            parts += read_photon_beam(beam, setups, meterset, machine, notes)
+    reading.refuse_energies(label(dataset))
+    if not 0 < len(parts) <= MOST_DIRECTIONS:
+        raise DicomError(
+            f"{label(dataset)} treats from {len(parts)} directions; 1 to {MOST_DIRECTIONS} can be "
+            "computed."
+        )
+    if len(reading.tunes) > 1:
+        notes.append(f"{len(reading.tunes)} scan-spot tunes are computed with one width of spots")
+    plan = _assembled(machine, parts)
+    unmeasured = [part.beam_number for part in parts if part.beam.range_shifter and part.no_gap]
+    if unmeasured and patient is not None:
+        plan = with_air_gaps(plan, patient, [p.no_gap for p in parts])
+    elif unmeasured:
+        notes.append(
+            f"beams {_listed(unmeasured)}: {plan.beams[0].air_gap_mm:g} mm from the range shifter "
+            "to the skin are assumed"
+        )
+    return DicomPlan(
+        plan, tuple(part.beam_number for part in parts), n_fractions,
+        text(dataset, "SOPInstanceUID"), _structures_uid(dataset),
+        text(dataset, "FrameOfReferenceUID", ""), tuple(dict.fromkeys(notes)),
+    )  # fmt: skip
+
+
+def prescription(dataset: Dataset) -> tuple[dict[int, float], int | None]:
+    """Gy of the course by the targets' ROI numbers, and the number of fractions, of a plan."""
+    doses = {}
+    for item in items(dataset, "DoseReferenceSequence"):
+        told = has(item, "TargetPrescriptionDose") and has(item, "ReferencedROINumber")
+        if told and text(item, "DoseReferenceType", "") == "TARGET":
+            doses[whole(item, "ReferencedROINumber")] = number(item, "TargetPrescriptionDose")
+    return doses, _fractions(dataset)[1]
+
+
+def with_air_gaps(plan: Plan, patient: Patient, of: list[bool]) -> Plan:
+    """The plan with the distances from range shifters to the skin of the beams that ``of`` marks
+    (n_beams,): to where the first ray through a spot meets the body."""
+    body = patient.external.mask.astype(np.float32)
+    beams = list(plan.beams)
+    for index, beam in enumerate(beams):
+        if not (of[index] and beam.range_shifter):
+            continue
+        spots = plan.beam_slice(index)
+        u, v = plan.u_mm[spots], plan.v_mm[spots]
+        frame = beam_frame(beam, plan.machine.virtual_source_mm)
+        reach = (u.min(), u.max()), (v.min(), v.max())
+        skin_mm = float(trace_field(body, patient.grid, frame, *reach).entrance_mm(u, v).min())
+        if np.isfinite(skin_mm):
+            beams[index] = replace(beam, air_gap_mm=max(0.0, skin_mm - beam.shifter_exit_mm))
+    return replace(plan, beams=tuple(beams))
+
+
+def _refuse_other_kinds(dataset: Dataset) -> str:
+    """The name of the sequence of beams."""
+    kind = text(dataset, "SOPClassUID")
+    if kind not in BEAMS:
+        raise DicomError(f"{label(dataset)} is no RT Plan and no RT Ion Plan; give one.")
+    if text(dataset, "RTPlanGeometry", "PATIENT") != "PATIENT":
+        raise DicomError(
+            f"RTPlanGeometry of {label(dataset)} is {text(dataset, 'RTPlanGeometry')!r}: its beams "
+            "do not lie in a patient, so no dose can be computed."
+        )
+    return BEAMS[kind]
+
+
+def _treats(beam: Dataset, notes: list[str]) -> bool:
+    kind = text(beam, "TreatmentDeliveryType", "TREATMENT")
+    if kind != "TREATMENT":
+        notes.append(f"beam {whole(beam, 'BeamNumber')} is left out: {kind}")
+    return kind == "TREATMENT"
+
+
+def _fractions(dataset: Dataset) -> tuple[dict[int, float], int | None]:
+    """Meterset of a fraction by beam number, and the number of fractions."""
+    groups = items(dataset, "FractionGroupSequence")
+    if len(groups) > 1:
+        raise DicomError(
+            f"{label(dataset)} has {len(groups)} fraction groups, which deliver beams in different "
+            "fractions; plans of one are read, export each as a plan of its own."
+        )
+    if not groups:
+        return {}, None
+    found = {
+        whole(item, "ReferencedBeamNumber"): number(item, "BeamMeterset")
+        for item in items(groups[0], "ReferencedBeamSequence")
+        if has(item, "BeamMeterset")
+    }
+    n_fractions = whole(groups[0], "NumberOfFractionsPlanned", None)
+    return found, n_fractions
+
+
+def _meterset(metersets: Mapping[int, float], beam_number: int, dataset: Dataset) -> float:
+    meterset = metersets.get(beam_number)
+    if meterset is None or not meterset > 0.0:
+        raise DicomError(
+            f"{label(dataset)} has no meterset of beam {beam_number} (BeamMeterset is {meterset}); "
+            "without it the dose is unknown, export the plan with its fraction scheme."
+        )
+    return meterset
+
+
+def _machine_of(beam: Dataset, notes: list[str]) -> IonMachine | PhotonMachine:
+    """The machine that the file names, or the generic one of the particle."""
+    name = text(beam, "TreatmentMachineName", "")
+    if name in available_machines():
+        return load_machine(name)
+    kind = text(beam, "RadiationType")
+    charge = whole(beam, "RadiationAtomicNumber", 0)
+    generic = {
+        ("PROTON", 0): "generic_proton", ("ION", 6): "generic_carbon",
+        ("PHOTON", 0): "generic_photon",
+    }.get((kind, charge if kind == "ION" else 0))  # fmt: skip
+    if generic is None:
+        raise DicomError(
+            f"RadiationType of {label(beam)} is {kind}{f' of charge {charge}' if charge else ''}; "
+            "protons, carbon ions and photons are computed."
+        )
+    notes.append(f"the file's machine is unknown here; computed with {generic}")
+    return load_machine(generic)
+
+
+def _structures_uid(dataset: Dataset) -> str:
+    found = items(dataset, "ReferencedStructureSetSequence")
+    return text(found[0], "ReferencedSOPInstanceUID", "") if found else ""
+
+
+def _assembled(machine: IonMachine | PhotonMachine, parts: list[Part]) -> Plan:
+    """One plan of all parts, each sorted as a plan's spots are, with what is double added up."""
+    rows = [part.sorted_rows() for part in parts]
+    energy, v, u, weight = np.concatenate(rows).T
+    return Plan(
+        machine=machine,
+        beams=tuple(part.beam for part in parts),
+        spot_beam=np.repeat(np.arange(len(parts)), [len(r) for r in rows]).astype(np.uint16),
+        spot_energy=energy.astype(np.uint16),
+        u_mm=u.astype(np.float32),
+        v_mm=v.astype(np.float32),
+        weights=weight,
+    )
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, sorted(set(numbers))))

@@ -1,0 +1,107 @@
+"""Plans, and a plan file as another system writes one; shared by the tests of plan files."""
+
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import RTIonPlanStorage
+
+from engine.geometry.plan import Beam, Plan
+from engine.io.dicom_study import save
+from engine.machine.library import load_machine
+from engine.patient.patient import Patient
+from engine.patient.phantoms import water_tank
+
+ISOCENTER = (1.5, -2.25, 3.125)
+LAYERS = [(150.0, [(30.0, 20.0, 2.0)]), (120.0, [(-5.0, 0.0, 0.5), (5.0, 0.0, 1.5)])]
+
+
+def tank() -> Patient:
+    return water_tank((60.0, 80.0, 70.0), 5.0, 20.0)
+
+
+def spots(machine_name: str = "generic_proton", *beams: Beam, seed: int = 0) -> Plan:
+    """Random spots in two layers of every beam, sorted as ``place_spots`` sorts them, some of no
+    weight."""
+    machine, generator = load_machine(machine_name), np.random.default_rng(seed)
+    beams = beams or (Beam(30.0, ISOCENTER, -10.0), Beam(270.0, (0.0, 1.0, 2.0)))
+    rows = []
+    for index in range(len(beams)):
+        for energy in (40, 17):
+            v, u = np.meshgrid(np.arange(-2, 3) * 4.3, np.arange(-3, 3) * 5.1, indexing="ij")
+            rows += [(index, energy, b, a) for a, b in zip(u.ravel(), v.ravel())]
+    beam, energy, v, u = np.array(rows).T
+    weights = generator.uniform(1e6, 1e8, len(beam)) * (generator.random(len(beam)) > 0.2)
+    return Plan(
+        machine, tuple(beams), beam.astype(np.uint16), energy.astype(np.uint16),
+        u.astype(np.float32), v.astype(np.float32), weights,
+    )  # fmt: skip
+
+
+def item(**values) -> Dataset:
+    made = Dataset()
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def foreign_point(at: int, reached: float, energy: float, layer, weights=None) -> Dataset:
+    """A control point; without ``weights`` those of the layer."""
+    weights = [w for *_, w in layer] if weights is None else weights
+    return item(
+        ControlPointIndex=at, CumulativeMetersetWeight=reached, NominalBeamEnergy=energy,
+        ScanSpotTuneID="3.0", NumberOfScanSpotPositions=len(layer),
+        ScanSpotPositionMap=[c for u, v, _ in layer for c in (u, v)],
+        ScanSpotMetersetWeights=weights,
+    )  # fmt: skip
+
+
+def foreign_beam(number: int = 5, gantry: float = 90.0, couch: float = 0.0, layers=LAYERS):
+    """A beam of an RT Ion Plan: pairs of control points, places in the first alone."""
+    points, reached = [], 0.0
+    for energy, layer in layers:
+        points.append(foreign_point(len(points), reached, energy, layer))
+        reached += sum(w for *_, w in layer)
+        points.append(foreign_point(len(points), reached, energy, layer, [0.0] * len(layer)))
+    points[0].update(
+        item(
+            GantryAngle=gantry, PatientSupportAngle=couch, IsocenterPosition=list(ISOCENTER),
+            GantryRotationDirection="NONE", TableTopPitchAngle=0.0, TableTopRollAngle=0.0,
+            SnoutPosition=120.0,
+        )
+    )  # fmt: skip
+    return item(
+        BeamNumber=number, BeamName="Doe Jane left", BeamType="STATIC", RadiationType="PROTON",
+        ScanMode="MODULATED", TreatmentMachineName="TR2", PrimaryDosimeterUnit="MU",
+        VirtualSourceAxisDistances=[2100.0, 1900.0], TreatmentDeliveryType="TREATMENT",
+        NumberOfWedges=0, NumberOfCompensators=0, NumberOfBoli=0, NumberOfBlocks=0,
+        NumberOfRangeShifters=0, NumberOfLateralSpreadingDevices=0, NumberOfRangeModulators=0,
+        ReferencedPatientSetupNumber=1, FinalCumulativeMetersetWeight=reached,
+        NumberOfControlPoints=len(points), IonControlPointSequence=points,
+    )  # fmt: skip
+
+
+def foreign_plan(*beams: Dataset, metersets=(80.0,), position: str = "HFS") -> Dataset:
+    """An RT Ion Plan of 28 fractions."""
+    beams = beams or (foreign_beam(),)
+    return item(
+        SOPClassUID=RTIonPlanStorage, SOPInstanceUID="1.2.3.4", Modality="RTPLAN",
+        PatientName="Doe^Jane", PatientID="4711", FrameOfReferenceUID="1.2.3",
+        RTPlanLabel="Doe boost", RTPlanGeometry="PATIENT",
+        ReferencedStructureSetSequence=[item(ReferencedSOPInstanceUID="1.2.9")],
+        PatientSetupSequence=[item(PatientSetupNumber=1, PatientPosition=position)],
+        FractionGroupSequence=[
+            item(
+                FractionGroupNumber=1, NumberOfFractionsPlanned=28, NumberOfBeams=len(beams),
+                ReferencedBeamSequence=[
+                    item(ReferencedBeamNumber=beam.BeamNumber, BeamMeterset=meterset)
+                    for beam, meterset in zip(beams, metersets)
+                ],
+            )
+        ],
+        IonBeamSequence=list(beams),
+    )  # fmt: skip
+
+
+def written(dataset: Dataset, folder: Path) -> Path:
+    return save(dataset, folder / "RTPLAN.dcm")

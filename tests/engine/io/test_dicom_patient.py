@@ -1,0 +1,397 @@
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from dicom_samples import edited, roi, small_patient, square, structure_file, written
+from pydicom.dataset import Dataset
+
+from engine.errors import PhysicsWarning
+from engine.io import openkbp
+from engine.io.dicom_dataset import DicomError
+from engine.io.dicom_folder import short
+from engine.io.dicom_patient import read_patient
+from engine.io.dicom_study import Study, referenced, save
+from engine.patient.phantoms import half_slab_tank, head_and_neck
+from engine.patient.structures import external_from_hu
+
+PATIENT = small_patient()
+STUDY = Study.of(PATIENT)
+Z_MM = PATIENT.grid.axes_mm()[0]
+MIDDLE = tuple(PATIENT.grid.center_mm[:2])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return written(PATIENT, tmp_path)
+
+
+def structures(folder, *rois):
+    """The folder with other structures: (name, kind, half size in mm) around the middle."""
+    given = [
+        roi(name, [(z, square(MIDDLE, half)) for z in Z_MM] if half else [], number, kind)
+        for number, (name, kind, half) in enumerate(rois, start=1)
+    ]
+    structure_file(folder / "RTSTRUCT.dcm", given, STUDY)
+    return folder
+
+
+def plan_file(path, doses_gy, n_fractions=30, uid="1.2.3.4"):
+    made = STUDY.dataset("1.2.840.10008.5.1.4.1.1.481.8", "RTPLAN", uid)
+    made.ReferencedStructureSetSequence = [referenced("1.2.3", STUDY.structures_uid)]
+    made.DoseReferenceSequence = []
+    for number, dose_gy in doses_gy.items():
+        item = Dataset()
+        item.DoseReferenceType, item.ReferencedROINumber = "TARGET", number
+        item.TargetPrescriptionDose = dose_gy
+        made.DoseReferenceSequence.append(item)
+    group = Dataset()
+    group.NumberOfFractionsPlanned = n_fractions
+    made.FractionGroupSequence = [group]
+    return save(made, path)
+
+
+def same(found, expected) -> None:
+    assert np.array_equal(found.hu, np.rint(expected.hu))
+    assert found.grid.shape == expected.grid.shape
+    np.testing.assert_allclose(found.grid.spacing_mm, expected.grid.spacing_mm, rtol=1e-9)
+    np.testing.assert_allclose(found.grid.origin_mm, expected.grid.origin_mm, atol=1e-9)
+    assert set(found.structures) == set(expected.structures)
+    for name, structure in expected.structures.items():
+        assert found.structures[name].role == structure.role
+        assert found.structures[name].material == structure.material
+        assert np.array_equal(found.mask(name), structure.mask), name
+    assert dict(found.prescription_gy) == dict(expected.prescription_gy)
+    assert found.n_fractions == expected.n_fractions
+
+
+def quietly(*args, **keys):
+    """Read where nothing may be left out or doubtful."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return read_patient(*args, **keys)
+
+
+def told(call, *named):
+    with pytest.warns(PhysicsWarning) as caught:
+        patient = call()
+    (warning,) = caught
+    for part in named:
+        assert part in str(warning.message), str(warning.message)
+    return patient
+
+
+def refused(call, *named):
+    with pytest.raises(ValueError) as caught:
+        call()
+    for part in named:
+        assert part in str(caught.value), str(caught.value)
+
+
+# Round trips
+
+
+def test_what_is_written_is_read_again(folder):
+    same(quietly(folder, n_fractions=35), PATIENT)
+
+
+def test_a_real_patient_comes_back(openkbp_pt_1, tmp_path):
+    patient = openkbp.read_patient(openkbp_pt_1)
+    same(quietly(written(patient, tmp_path), n_fractions=35), patient)
+
+
+@pytest.mark.parametrize("make", [head_and_neck, half_slab_tank], ids=lambda make: make.__name__)
+def test_procedural_patients_come_back_with_their_materials(make, tmp_path):
+    patient = make(3, spacing_mm=6.0)
+    found = quietly(
+        written(patient, tmp_path), n_fractions=patient.n_fractions,
+        prescription_gy=dict(patient.prescription_gy),
+    )  # fmt: skip
+    same(found, patient)
+
+
+# What belongs together
+
+
+def test_the_structures_choose_the_series(folder):
+    other = small_patient()
+    other.hu[:] += 1.0
+    written(other, folder / "other")
+    (folder / "other" / "RTSTRUCT.dcm").unlink()
+    same(quietly(folder, n_fractions=35), PATIENT)
+
+
+def test_several_structure_sets_ask_for_a_choice(folder):
+    second = folder / "second.dcm"
+    edited(folder / "RTSTRUCT.dcm", lambda d: setattr(d, "SOPInstanceUID", "1.2.3.2"), second)
+    edited(second, lambda d: d.StructureSetROISequence.pop())
+    edited(second, lambda d: d.ROIContourSequence.pop())
+    refused(
+        lambda: read_patient(folder, n_fractions=35),
+        "structures=…", short("1.2.3.2"), short(STUDY.structures_uid),
+    )  # fmt: skip
+    assert set(read_patient(folder, structures="1.2.3.2", n_fractions=35).organs) == set()
+    same(read_patient(folder, structures=short(STUDY.structures_uid), n_fractions=35), PATIENT)
+    plan_file(folder / "plan", {}, n_fractions=35)
+    same(read_patient(folder, plan=short("1.2.3.4")), PATIENT)
+
+
+def test_a_series_chosen_by_key_needs_structures_of_its_own(folder):
+    other = small_patient()
+    other.hu[:] += 1.0
+    written(other, folder / "other")
+    (folder / "other" / "RTSTRUCT.dcm").unlink()
+    uid = Study.of(other).ct_series_uid
+    refused(lambda: read_patient(folder, series=uid, n_fractions=35), "structures=…")
+    refused(
+        lambda: read_patient(folder, series=uid, structures=STUDY.structures_uid, n_fractions=35),
+        "another frame of reference",
+    )
+
+
+def test_structures_of_another_series_in_the_same_frame_are_told_of(folder):
+    def rewrite(dataset):
+        frame = dataset.ReferencedFrameOfReferenceSequence[0]
+        series = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+        series.SeriesInstanceUID = "1.2.3.77"
+
+    edited(folder / "RTSTRUCT.dcm", rewrite)
+    same(told(lambda: read_patient(folder, n_fractions=35), "another series"), PATIENT)
+
+
+def test_a_file_that_cannot_be_read_is_told_of(folder):
+    """The outermost slice: what is left is a sound stack."""
+    path = folder / "CT_0006.dcm"
+    path.write_bytes(path.read_bytes()[:300])
+    patient = told(lambda: read_patient(folder, n_fractions=35), "'CT_0006.dcm'")
+    assert patient.grid.shape == (5, 10, 12)
+
+
+def test_a_folder_without_structures_is_refused(folder):
+    (folder / "RTSTRUCT.dcm").unlink()
+    refused(lambda: read_patient(folder, n_fractions=35), "no structure set", "1 CT series")
+
+
+# Names and roles
+
+
+def test_local_names_become_tg263(folder):
+    structures(
+        folder, ("BODY", "", 8.0), ("ptv 60 Gy", "", 3.0), ("Cord", "CONTROL", 1.5),
+        ("Lt Parotid", "PTV", 2.0), ("table", "", 8.0),
+    )  # fmt: skip
+    patient = quietly(folder, n_fractions=30)
+    assert {n: s.role for n, s in patient.structures.items()} == {
+        "External": "external", "PTV_6000": "target", "SpinalCord": "organ",
+        "Parotid_L": "organ", "CouchSurface": "support",
+    }  # fmt: skip
+    assert dict(patient.prescription_gy) == {"PTV_6000": 60.0}
+
+
+def test_what_has_no_known_name_is_listed_and_left_out(folder):
+    structures(
+        folder, ("BODY", "", 8.0), ("PTV60", "", 3.0), ("Structure7", "ORGAN", 2.0),
+        ("zRing", "", 3.0), ("Cord", "ORGAN", 0),
+    )  # fmt: skip
+    patient = told(
+        lambda: read_patient(folder, n_fractions=30),
+        "no pattern knows their names: 'Structure7'", "no contours: 'Cord'",
+    )  # fmt: skip
+    assert set(patient.structures) == {"External", "PTV_6000"}
+
+
+def test_keys_take_in_what_has_no_known_name(folder, tmp_path_factory):
+    structures(
+        folder, ("BODY", "", 8.0), ("Boost", "", 3.0), ("Structure7", "", 2.0), ("Odd", "OAR", 2.0)
+    )
+    patient = told(
+        lambda: read_patient(
+            folder, n_fractions=30, prescription_gy={"Boost": 66.0}, roles={"Structure7": "organ"}
+        ),
+        "'Odd'",
+    )
+    assert patient.targets == ("Boost",)
+    assert patient.organs == ("Structure7",)
+    own = tmp_path_factory.mktemp("own") / "names.yaml"
+    own.write_text("targets: {PTV_6600: [boost]}\nkeep: [odd]\norgans: {Larynx: [structure7]}\n")
+    patient = quietly(folder, n_fractions=30, names=own)
+    assert dict(patient.prescription_gy) == {"PTV_6600": 66.0}
+    assert set(patient.organs) == {"Larynx", "Odd"}
+
+
+def test_a_kept_name_whose_file_says_no_role_is_told_of(folder):
+    structures(folder, ("BODY", "", 8.0), ("PTV60", "", 3.0), ("Odd", "", 2.0))
+    patient = told(
+        lambda: read_patient(folder, n_fractions=30, names={"keep": ["odd"]}), "'Odd' is left out"
+    )
+    assert "Odd" not in patient.structures
+
+
+def test_roles_override_what_names_say(folder):
+    structures(folder, ("BODY", "", 8.0), ("PTV60", "", 3.0), ("CTV60", "", 2.0), ("Cord", "", 1.5))
+    patient = quietly(folder, n_fractions=30, roles={"CTV60": "organ", "SpinalCord": "support"})
+    assert patient.structures["CTV_6000"].role == "organ"
+    assert patient.structures["SpinalCord"].role == "support"
+
+
+def test_wrong_keys_are_refused_with_what_there_is(folder):
+    for key, value in (("roles", {"Cord9": "organ"}), ("prescription_gy", {"Cord9": 5.0})):
+        refused(lambda k=key, v=value: read_patient(folder, n_fractions=35, **{k: v}),
+                f"{key} names 'Cord9'", "External, PTV_7000, SpinalCord")  # fmt: skip
+    refused(lambda: read_patient(folder, roles={"PTV_7000": "tumor"}), "choose a role from target")
+
+
+def test_two_structures_of_one_name_are_refused(folder):
+    structures(folder, ("PTV60", "", 3.0), ("Cord", "", 2.0), ("Spinal Cord", "", 2.0))
+    refused(lambda: read_patient(folder, n_fractions=30), "'Cord' and 'Spinal Cord' are both")
+
+
+# The external
+
+
+def test_without_an_external_the_ct_tells_it(folder):
+    structures(folder, ("PTV60", "", 3.0))
+    patient = quietly(folder, n_fractions=30)
+    assert np.array_equal(patient.external.mask, external_from_hu(PATIENT.hu, patient.grid))
+
+
+def test_the_external_may_be_known_by_its_type_alone(folder):
+    structures(folder, ("Hull", "EXTERNAL", 5.0), ("PTV60", "", 3.0))
+    patient = quietly(folder, n_fractions=30)
+    assert patient.external.name == "External"
+    assert patient.external.mask.sum() < 0.5 * patient.grid.size
+
+
+def test_targets_are_clipped_to_the_external(folder):
+    structures(folder, ("Hull", "EXTERNAL", 3.0), ("PTV60", "", 5.0))
+    patient = quietly(folder, n_fractions=30)
+    assert np.array_equal(patient.mask("PTV_6000"), patient.external.mask)
+
+
+def test_what_lies_off_the_ct_or_the_body_is_left_out_or_refused(folder):
+    far = [(z, square((500.0, 0.0), 5.0)) for z in Z_MM]
+    inside = [(z, square(MIDDLE, 3.0)) for z in Z_MM]
+    given = [roi("PTV60", inside, 1), roi("Cord", far, 2)]
+    structure_file(folder / "RTSTRUCT.dcm", given, STUDY)
+    patient = told(lambda: read_patient(folder, n_fractions=30), "'Cord' is left out: it covers no")
+    assert patient.organs == ()
+    corner = [(z, square(PATIENT.grid.lower_mm[:2], 1.5)) for z in Z_MM]
+    given = [roi("PTV60", corner, 1), roi("Hull", inside, 2, "EXTERNAL")]
+    structure_file(folder / "RTSTRUCT.dcm", given, STUDY)
+    refused(lambda: read_patient(folder, n_fractions=30), "'PTV_6000' lies off the external")
+
+
+# Prescription
+
+
+TARGETS = (
+    ("PTV High", "PTV", 3.0), ("PTV54", "PTV", 4.0), ("CTV60", "CTV", 2.0), ("GTV", "GTV", 1.0),
+)  # fmt: skip
+
+
+def test_the_keys_prescription_comes_first(folder):
+    structures(folder, *TARGETS)
+    plan_file(folder / "plan", {1: 60.0})
+    patient = told(
+        lambda: read_patient(folder, prescription_gy={"PTV High": 50, "CTV_6000": 40}),
+        "'PTV54' is left out: no dose", "'GTV' is left out",
+    )  # fmt: skip
+    assert dict(patient.prescription_gy) == {"PTV_High": 50, "CTV_6000": 40}
+    assert patient.n_fractions == 30  # of the plan
+
+
+def test_then_the_plans_then_that_of_the_names_of_ptvs(folder):
+    structures(folder, *TARGETS)
+    plan_file(folder / "plan", {1: 60.0})
+    patient = told(lambda: read_patient(folder), "'CTV60' is left out", "'GTV' is left out")
+    assert dict(patient.prescription_gy) == {"PTV_High": 60.0, "PTV_5400": 54.0}
+    assert patient.n_fractions == 30
+    patient = told(lambda: read_patient(folder, n_fractions=20), "'GTV'")
+    assert patient.n_fractions == 20
+
+
+def test_without_ptvs_ctvs_are_treated(folder):
+    structures(folder, *TARGETS[2:])
+    patient = told(lambda: read_patient(folder, n_fractions=30), "'GTV' is left out")
+    assert dict(patient.prescription_gy) == {"CTV_6000": 60.0}
+
+
+def test_without_any_dose_the_targets_are_listed(folder):
+    structures(folder, ("PTV High", "PTV", 3.0), ("GTV", "GTV", 1.0))
+    refused(lambda: read_patient(folder, n_fractions=30), "'PTV_High', 'GTV'", "prescription_gy=")
+    structures(folder, ("Cord", "ORGAN", 3.0))
+    refused(lambda: read_patient(folder, n_fractions=30), "Targets: none")
+
+
+def test_without_fractions_they_are_asked_for(folder):
+    refused(lambda: read_patient(folder), "n_fractions=NUMBER")
+    plan_file(folder / "p1", {}, uid="1.2.3.4")
+    plan_file(folder / "p2", {}, 20, uid="1.2.3.5")
+    refused(lambda: read_patient(folder), "n_fractions=NUMBER")  # which plan?
+    assert read_patient(folder, plan="1.2.3.5").n_fractions == 20
+
+
+# Persons
+
+
+SECRETS = ("doe", "jane", "778899", "19700102", "1970")
+
+
+def identify(folder):
+    """A name, an ID and dates in every file, and the name in the files' names."""
+
+    def change(dataset):
+        dataset.PatientName, dataset.PatientID = "Doe^Jane", "ID778899"
+        dataset.PatientBirthDate = dataset.StudyDate = dataset.SeriesDate = "19700102"
+        dataset.StudyDescription = "Jane Doe, born 1970"
+
+    for path in list(folder.iterdir()):
+        edited(path, change)
+        path.rename(folder / f"DOE_Jane_ID778899_{path.name}")
+
+
+def test_nobodys_name_is_taken_over(folder, caplog):
+    identify(folder)
+    patient = quietly(folder, n_fractions=35)
+    same(patient, PATIENT)
+    assert patient.name == f"dicom-{short(STUDY.ct_series_uid)}"
+    assert patient.source == f"dicom:{short(STUDY.ct_series_uid)}"
+    shown = f"{patient.name} {patient.source} {list(patient.structures)} {caplog.text}".lower()
+    assert not [secret for secret in SECRETS if secret in shown]
+
+
+def test_nobodys_name_is_in_a_refusal(folder, caplog):
+    identify(folder)
+    paths = sorted(folder.glob("*CT*"))
+    said = []
+    for change in (
+        lambda d: delattr(d, "PixelSpacing"),
+        lambda d: setattr(d, "Rows", 60000),
+        lambda d: setattr(d, "RescaleType", "ED"),
+        lambda d: setattr(d, "ImagePositionPatient", [0, 0, 0]),
+        lambda d: setattr(d, "FrameOfReferenceUID", "1.2.3"),
+        lambda d: setattr(d, "SOPInstanceUID", None),
+        lambda d: setattr(d, "SeriesInstanceUID", "1.2.3"),
+    ):
+        content = paths[2].read_bytes()
+        edited(paths[2], change)
+        with pytest.raises(DicomError) as caught:
+            read_patient(folder, n_fractions=35)
+        said.append(str(caught.value))
+        paths[2].write_bytes(content)
+    whole = paths[2].read_bytes()
+    for n_bytes in (140, 300, 500, 800, len(whole) - 5):
+        paths[2].write_bytes(whole[:n_bytes])
+        with pytest.raises(DicomError) as caught:
+            read_patient(folder, n_fractions=35)
+        said.append(str(caught.value))
+    shown = " ".join([*said, caplog.text]).lower()
+    assert not [secret for secret in SECRETS if secret in shown]
+    assert "ct_0003" in shown
+
+
+def test_importing_ptenv_needs_neither_pydicom_nor_yaml():
+    code = "import sys, ptenv; print([m for m in ('pydicom', 'yaml') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,301 @@
+"""Plans out and in again, and what plans of ions and photons share."""
+
+from dataclasses import replace
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_checks import assert_follows_docbook, assert_valid
+from dicom_samples import PYDICOM_FILES
+from plan_samples import ISOCENTER, foreign_beam, foreign_plan, item, spots, tank, written
+
+from engine.geometry.bixels import place_bixels
+from engine.geometry.coordinates import beam_frame
+from engine.geometry.plan import Aperture, Beam
+from engine.geometry.spots import SpotSettings, place_spots
+from engine.io.dicom_dataset import DicomError, read_dataset
+from engine.io.dicom_plan import prescription, read_plan
+from engine.io.dicom_plan_writing import write_plan
+from engine.io.dicom_study import Study, roi_numbers
+from engine.machine.library import load_machine
+
+FLOAT32 = 2.0**-24  # relative rounding of a weight
+HOLE = Aperture(((-30.0, -20.0), (30.0, -20.0), (0.0, 25.5)), -151.25, 60.0)
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return tank()
+
+
+@pytest.fixture(scope="module")
+def study(patient):
+    return Study.of(patient)
+
+
+def again(plan, patient, study, tmp_path, **keys):
+    write_plan(plan, patient, study, tmp_path / "plan.dcm")
+    return read_plan(tmp_path / "plan.dcm", **keys)
+
+
+def photons(patient):
+    beams = [Beam(40.0, ISOCENTER), Beam(320.0, ISOCENTER, 12.5)]
+    plan = place_bixels(patient, load_machine("generic_photon"), beams, 5.0)
+    return plan.with_weights(np.random.default_rng(3).uniform(0.0, 12.0, plan.n_spots))
+
+
+def assert_same_spots(found, plan, relative):
+    """Spots of the plan that deliver anything, places and energies exactly."""
+    delivered = plan.weights > 0.0
+    for name in ("spot_beam", "spot_energy", "u_mm", "v_mm"):
+        ours, theirs = getattr(found, name), getattr(plan, name)[delivered]
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(found.weights, plan.weights[delivered], rtol=relative)
+
+
+@pytest.mark.parametrize("machine", ["generic_proton", "generic_carbon"])
+def test_a_plan_of_ions_comes_back_exactly_but_for_weights_in_float32(
+    patient, study, machine, tmp_path
+):
+    plan = spots(machine)
+    found = again(plan, patient, study, tmp_path)
+    assert found.plan.beams == plan.beams
+    assert found.plan.machine is plan.machine
+    assert_same_spots(found.plan, plan, FLOAT32)
+    assert (found.beam_numbers, found.n_fractions, found.notes) == ((1, 2), patient.n_fractions, ())
+    assert found.structures_uid == study.structures_uid
+    assert found.frame_uid == study.frame_uid
+
+
+def test_a_placed_plan_with_a_range_shifter_comes_back(patient, study, tmp_path):
+    settings = SpotSettings(5.0, range_shifter="rs40")
+    beam = Beam(0.0, ISOCENTER, air_gap_mm=37.5)
+    plan = place_spots(patient, load_machine("generic_proton"), [beam], settings)
+    plan = plan.with_weights(np.random.default_rng(1).uniform(1e6, 1e7, plan.n_spots))
+    found = again(plan, patient, study, tmp_path).plan
+    exit_mm = np.float32(plan.beams[0].shifter_exit_mm)
+    assert found.beams == (replace(plan.beams[0], shifter_exit_mm=float(exit_mm)),)
+    assert found.beams[0].range_shifter == "rs40"
+    assert_same_spots(found, plan, FLOAT32)
+
+
+@pytest.mark.parametrize("sources_mm", [None, (2200.0, 1800.0)])
+def test_an_aperture_comes_back_from_the_isocenter_plane(patient, study, sources_mm, tmp_path):
+    """PS3.3 C.8.8.25.4: the file has its shadow, from each axis' virtual source."""
+    plan = spots("generic_proton", Beam(10.0, ISOCENTER, aperture=HOLE))
+    machine = replace(plan.machine, virtual_sources_mm=sources_mm)
+    plan = replace(plan, machine=machine)
+    found = again(plan, patient, study, tmp_path, machine=machine).plan.beams[0].aperture
+    block = pydicom.dcmread(tmp_path / "plan.dcm").IonBeamSequence[0].IonBlockSequence[0]
+    np.testing.assert_allclose(found.opening_mm, HOLE.opening_mm, atol=1e-9)
+    assert (found.exit_mm, found.thickness_mm, found.material) == (-151.25, 60.0, "brass")
+    u_source, v_source = sources_mm or (2047.0, 2047.0)
+    assert float(block.BlockData[2]) == pytest.approx(30.0 * u_source / (u_source - 151.25))
+    assert float(block.BlockData[5]) == pytest.approx(25.5 * v_source / (v_source - 151.25))
+
+
+def test_a_photon_plan_comes_back_from_the_fluence_in_compensators(patient, study, tmp_path):
+    plan = photons(patient)
+    found = again(plan, patient, study, tmp_path)
+    assert found.plan.beams == plan.beams
+    assert found.plan.machine is plan.machine
+    assert_same_spots(found.plan, plan, 1e-9)
+
+
+def test_an_arc_is_many_beams(patient, study, tmp_path):
+    beams = [Beam(float(angle), ISOCENTER) for angle in range(350, -10, -10)]
+    plan = spots("generic_proton", *beams)
+    found = again(plan, patient, study, tmp_path)
+    assert found.plan.beams == tuple(beams)
+    assert found.beam_numbers == tuple(range(1, 37))
+    assert_same_spots(found.plan, plan, FLOAT32)
+
+
+def test_beams_that_deliver_nothing_are_left_out_and_numbers_stay(patient, study, tmp_path):
+    plan = spots()
+    plan = plan.with_weights(plan.weights * (plan.spot_beam == 1))
+    found = again(plan, patient, study, tmp_path)
+    assert found.beam_numbers == (2,)
+    assert found.plan.beams == plan.beams[1:]
+
+
+def test_angles_are_written_within_a_turn_and_keep_their_direction(patient, study, tmp_path):
+    plan = spots("generic_proton", Beam(-30.0, ISOCENTER, 275.0))
+    found = again(plan, patient, study, tmp_path).plan.beams[0]
+    assert (found.gantry_deg, found.couch_deg) == (330.0, -85.0)
+    ours, theirs = (beam_frame(b, 2000.0) for b in (found, plan.beams[0]))
+    for axis in ("u_axis", "v_axis", "direction"):
+        np.testing.assert_allclose(getattr(ours, axis), getattr(theirs, axis), atol=1e-12)
+
+
+def test_an_isocenter_comes_back_to_the_digits_of_a_decimal_string(patient, study, tmp_path):
+    third = (-100.0 / 3.0, 1e-15 / 3.0, 700.0 / 9.0)
+    found = again(spots("generic_proton", Beam(0.0, third)), patient, study, tmp_path)
+    np.testing.assert_allclose(found.plan.beams[0].isocenter_mm, third, atol=1e-10)
+
+
+def test_the_prescription_is_written_with_and_without_beams(patient, study, tmp_path):
+    for plan in (None, spots()):
+        write_plan(plan, patient, study, tmp_path / "plan.dcm")
+        doses, n_fractions = prescription(read_dataset(tmp_path / "plan.dcm"))
+        assert doses == {roi_numbers(patient)["PTV"]: 60.0}
+        assert n_fractions == 30
+
+
+def test_a_prescription_alone_is_no_plan_to_compute(patient, study, tmp_path):
+    with pytest.raises(DicomError, match="no treatment beam"):
+        again(None, patient, study, tmp_path)
+
+
+def test_plans_that_differ_have_other_identifiers(patient, study, tmp_path):
+    plans = [
+        None, spots(), spots(seed=1), spots("generic_carbon"),
+        spots("generic_proton", Beam(0.0, ISOCENTER)),
+    ]  # fmt: skip
+    uids = [
+        write_plan(p, patient, study, tmp_path / "p.dcm").ReferencedSOPInstanceUID for p in plans
+    ]
+    other = replace(patient, n_fractions=31)
+    uids.append(write_plan(spots(), other, study, tmp_path / "p.dcm").ReferencedSOPInstanceUID)
+    assert len(set(uids)) == 6
+    assert write_plan(
+        spots(), patient, study, tmp_path / "p.dcm"
+    ).ReferencedSOPInstanceUID == uids[1]
+
+
+def test_written_plans_follow_the_standard(patient, study, tmp_path):
+    shifted = Beam(0.0, ISOCENTER, 0.0, "rs40", 50.0, -90.0, HOLE)
+    plans = {
+        "prescription": None, "protons": spots(), "carbon": spots("generic_carbon"),
+        "devices": spots("generic_proton", shifted), "photons": photons(patient),
+    }  # fmt: skip
+    for name, plan in plans.items():
+        write_plan(plan, patient, study, tmp_path / f"{name}.dcm")
+    assert_valid(sorted(tmp_path.glob("*.dcm")), tmp_path)
+
+
+def test_written_plans_follow_the_docbook(patient, study, tmp_path):
+    for name, plan in {"ions": spots(), "photons": photons(patient)}.items():
+        write_plan(plan, patient, study, tmp_path / f"{name}.dcm")
+    assert_follows_docbook(sorted(tmp_path.glob("*.dcm")))
+
+
+@pytest.mark.parametrize("weight", [0.0, np.nan, -1.0])
+def test_weights_that_deliver_nothing_or_less_are_not_written(patient, study, weight, tmp_path):
+    plan = spots()
+    with pytest.raises(ValueError, match="weight"):
+        write_plan(
+            plan.with_weights(np.full(plan.n_spots, weight)), patient, study, tmp_path / "p.dcm"
+        )
+    assert not (tmp_path / "p.dcm").exists()
+
+
+def test_a_range_shifter_without_a_place_is_not_written(patient, study, tmp_path):
+    with pytest.raises(ValueError, match="shifter_exit_mm"):
+        write_plan(
+            spots("generic_proton", Beam(0.0, ISOCENTER, range_shifter="rs40")), patient, study,
+            tmp_path / "p.dcm",
+        )  # fmt: skip
+
+
+def _body_axes(position):
+    """Unit vectors x, y, z of IEC 61217's table system in the DICOM patient's axes.
+
+    Supine, head to the gantry: x is the patient's left (+x), y the head (+z), z anterior (−y).
+    """
+    head = position.startswith("HF")
+    supine = position.endswith("S")
+    y = np.array([0.0, 0.0, 1.0 if head else -1.0])
+    z = np.array([0.0, -1.0 if supine else 1.0, 0.0])
+    return np.cross(y, z), y, z
+
+
+@pytest.mark.parametrize("position", ["HFS", "HFP", "FFS", "FFP"])
+@pytest.mark.parametrize("gantry, couch", [(0.0, 0.0), (70.0, 0.0), (90.0, 30.0), (215.0, -75.0)])
+def test_beams_come_from_where_iec_61217_has_them_however_the_patient_lies(
+    position, gantry, couch, tmp_path
+):
+    """By rotation matrices: the gantry's system turns clockwise about the fixed y, the table's
+    counterclockwise about the fixed z (IEC 61217, 2011, sections 2.3 and 2.6)."""
+    path = written(
+        foreign_plan(foreign_beam(gantry=gantry, couch=couch), position=position), tmp_path
+    )
+    beam = read_plan(path, particles_per_mu=1e8, energy_within_mev=2.0).plan.beams[0]
+    g, c = np.radians(gantry), np.radians(couch)
+    gantry_axes = np.array([
+        [np.cos(g), 0.0, -np.sin(g)], [0.0, 1.0, 0.0], [np.sin(g), 0.0, np.cos(g)],
+    ])  # fmt: skip
+    table_axes = np.array([
+        [np.cos(c), np.sin(c), 0.0], [-np.sin(c), np.cos(c), 0.0], [0.0, 0.0, 1.0],
+    ])  # fmt: skip
+    in_patient = (gantry_axes @ table_axes.T) @ np.array(_body_axes(position))
+    frame = beam_frame(beam, 2000.0)
+    np.testing.assert_allclose(frame.u_axis, in_patient[0], atol=1e-9)
+    np.testing.assert_allclose(frame.v_axis, in_patient[1], atol=1e-9)
+    np.testing.assert_allclose(-frame.direction, in_patient[2], atol=1e-9)
+
+
+def test_a_patient_on_the_side_is_refused(tmp_path):
+    path = written(foreign_plan(position="HFDL"), tmp_path)
+    with pytest.raises(DicomError, match="HFDL"):
+        read_plan(path, particles_per_mu=1e8, energy_within_mev=2.0)
+
+
+def test_a_plan_that_does_not_say_how_the_patient_lies_is_taken_as_supine(tmp_path):
+    plan = foreign_plan()
+    del plan.PatientSetupSequence
+    found = read_plan(written(plan, tmp_path), particles_per_mu=1e8, energy_within_mev=2.0)
+    assert any("supine" in note for note in found.notes)
+
+
+def test_two_fraction_groups_are_refused(tmp_path):
+    plan = foreign_plan()
+    plan.FractionGroupSequence.append(item(FractionGroupNumber=2, NumberOfFractionsPlanned=5))
+    with pytest.raises(DicomError, match="2 fraction groups"):
+        read_plan(written(plan, tmp_path), particles_per_mu=1e8)
+
+
+def test_a_beam_without_a_meterset_is_refused(tmp_path):
+    plan = foreign_plan()
+    del plan.FractionGroupSequence[0].ReferencedBeamSequence[0].BeamMeterset
+    with pytest.raises(DicomError, match="no meterset of beam 5"):
+        read_plan(written(plan, tmp_path), particles_per_mu=1e8)
+
+
+def test_setup_beams_are_left_out_with_a_note(tmp_path):
+    setup = foreign_beam(number=9, gantry=0.0)
+    setup.TreatmentDeliveryType = "SETUP"
+    path = written(foreign_plan(setup, foreign_beam(), metersets=(0.0, 80.0)), tmp_path)
+    found = read_plan(path, particles_per_mu=1e8, energy_within_mev=2.0)
+    assert found.beam_numbers == (5,)
+    assert any("beam 9" in note and "SETUP" in note for note in found.notes)
+
+
+def test_a_plan_on_the_machine_alone_is_refused(tmp_path):
+    plan = foreign_plan()
+    plan.RTPlanGeometry = "TREATMENT_DEVICE"
+    with pytest.raises(DicomError, match="TREATMENT_DEVICE"):
+        read_plan(written(plan, tmp_path))
+
+
+def test_nothing_that_a_person_typed_is_taken_over(tmp_path):
+    found = read_plan(
+        written(foreign_plan(), tmp_path), particles_per_mu=1e8, energy_within_mev=2.0
+    )
+    assert "doe" not in repr(found).lower()
+    with pytest.raises(DicomError) as refusal:
+        read_plan(written(foreign_plan(), tmp_path))
+    assert "doe" not in str(refusal.value).lower()
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("rtplan.dcm", "0 fluence maps .* shaped by X, Y"), ("rtplan_truncated.dcm", "ends within"),
+        ("rtstruct.dcm", "no RT Plan"), ("rtdose.dcm", "no RT Plan"),
+    ],
+)  # fmt: skip
+def test_pydicoms_files_are_refused_with_the_reason(name, said):
+    with pytest.raises(DicomError, match=said):
+        read_plan(PYDICOM_FILES / name)

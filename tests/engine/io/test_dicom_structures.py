@@ -1,0 +1,307 @@
+import numpy as np
+import pydicom
+import pytest
+from dicom_checks import assert_follows_docbook, assert_valid
+from dicom_samples import (
+    PYDICOM_FILES,
+    edited,
+    roi,
+    small_patient,
+    square,
+    structure_file,
+    written,
+)
+
+from engine.io.dicom_dataset import DicomError
+from engine.io.dicom_structures import StructureSet, write_structures
+from engine.io.dicom_study import Study
+from engine.io.openkbp import read_patient
+from engine.patient.grid import Grid
+from engine.patient.patient import Structure
+
+GRID = Grid((12, 30, 30), (3.0, 2.0, 2.0), (0.0, 1.0, 1.0))  # slices at 0, 3, …; edges at 0, 2, …
+STUDY = Study.of(small_patient())
+FRAME = STUDY.frame_uid
+CENTER = (30.0, 30.0)
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """A structure of given contours on GRID."""
+
+    def draw(contours, kind="ORGAN", grid=GRID):
+        path = structure_file(tmp_path / "s.dcm", [roi("Cord", contours, kind=kind)], STUDY)
+        (found,) = StructureSet(path).rois
+        return StructureSet(path).structure(found, grid, FRAME)
+
+    return draw
+
+
+def stack(z_mm, half=10.0, center=CENTER):
+    return [(z, square(center, half)) for z in z_mm]
+
+
+def by_slice(mask) -> list[int]:
+    return mask.sum(axis=(1, 2)).tolist()
+
+
+def refused(call, named: str) -> None:
+    with pytest.raises(DicomError) as caught:
+        call()
+    assert named in str(caught.value), str(caught.value)
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    patient = small_patient().with_structures(
+        Structure("Couch", np.indices((6, 10, 12))[1] == 9, "support", "water")
+    )
+    written(patient, tmp_path)
+    found = StructureSet(tmp_path / "RTSTRUCT.dcm")
+    assert [(r.name, r.role, r.material) for r in found.rois] == [
+        ("External", "external", None), ("PTV_7000", "target", None),
+        ("SpinalCord", "organ", None), ("Couch", "support", "water"),
+    ]  # fmt: skip
+    for declared in found.rois:
+        structure = found.structure(declared, patient.grid, Study.of(patient).frame_uid)
+        mask = patient.mask(declared.name)
+        assert np.array_equal(structure.mask_on(patient.grid), mask)
+        np.testing.assert_allclose(structure.fraction_on(patient.grid), mask, atol=1e-4)
+        volume_cm3 = mask.sum() * patient.grid.voxel_volume_cm3
+        assert structure.volume_cm3() == pytest.approx(volume_cm3, rel=1e-4)
+        assert structure.notes == ()
+
+
+def test_written_files_are_valid(tmp_path):
+    written(small_patient(), tmp_path)
+    assert_valid([tmp_path / "RTSTRUCT.dcm"], tmp_path)
+
+
+def test_written_files_follow_the_docbook(tmp_path):
+    written(small_patient(), tmp_path)
+    assert_follows_docbook([tmp_path / "RTSTRUCT.dcm"])
+
+
+def test_contours_refer_to_their_slices(tmp_path):
+    written(small_patient(), tmp_path)
+    position = {}
+    for path in tmp_path.glob("CT_*.dcm"):
+        slice_ = pydicom.dcmread(path)
+        position[slice_.SOPInstanceUID] = slice_.ImagePositionPatient[2]
+    structures = pydicom.dcmread(tmp_path / "RTSTRUCT.dcm")
+    n_contours = 0
+    for item in structures.ROIContourSequence:
+        for contour in item.ContourSequence:
+            (image,) = contour.ContourImageSequence
+            assert float(contour.ContourData[2]) == position[image.ReferencedSOPInstanceUID]
+            n_contours += 1
+    assert n_contours == 6 + 4 + 8
+
+
+def test_a_voxel_belongs_where_half_of_it_is_inside(drawn):
+    structure = drawn(stack([9.0], half=11.1))  # 0.55 of a pixel beyond ten whole ones
+    assert structure.mask_on(GRID).sum() == 12 * 12 - 4
+    assert drawn(stack([9.0], half=11.0)).mask_on(GRID).sum() == 12 * 12 - 4
+    assert drawn(stack([9.0], half=10.9)).mask_on(GRID).sum() == 10 * 10
+    fraction = structure.fraction_on(GRID)
+    assert fraction.sum() * 4.0 == pytest.approx(22.2**2, rel=1e-5)
+    assert fraction[3, 15, 9] == pytest.approx(0.55, abs=1e-5)
+    assert fraction[3, 9, 9] == pytest.approx(0.55**2, abs=0.02)
+
+
+def test_several_contours_of_a_slice_are_separate_pieces_or_holes(drawn):
+    contours = [
+        (9.0, square((30.0, 30.0), 20.0)),
+        (9.0, square((30.0, 30.0), 10.0)),
+        (9.0, square((30.0, 30.0), 4.0)),
+        (9.0, square((4.0, 4.0), 2.0)),
+    ]
+    expected = (40**2 - 20**2 + 8**2 + 4**2) / 4.0
+    for order in (contours, contours[::-1]):
+        assert drawn(order).mask_on(GRID).sum() == expected
+
+
+def test_a_contour_that_is_there_twice_counts_once(drawn):
+    contours = stack([9.0]) + stack([9.0])
+    assert drawn(contours).mask_on(GRID).sum() == 100
+
+
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+def test_points_and_open_contours_are_left_out_with_a_note(drawn, kind):
+    ring = square(CENTER, 10.0)
+    structure = drawn(
+        [(9.0, ring, kind), (12.0, ring[:1], "POINT"), (15.0, ring, "OPEN_PLANAR"),
+         (18.0, ring, "OPEN_NONPLANAR"), (21.0, ring[:2], kind)]
+    )  # fmt: skip
+    assert by_slice(structure.mask_on(GRID)) == [0] * 3 + [100] + [0] * 8
+    assert structure.notes == ("'Cord': 4 points or open contours left out",)
+
+
+@pytest.mark.parametrize(
+    "contours, named",
+    [
+        ([(9.0, square(CENTER, 5.0), "SPHERE")], "'SPHERE'"),
+        ([([9.0, 9.0, 12.0, 9.0], square(CENTER, 5.0))], "spans 3.00 mm along z"),
+        ([(9.0, square(CENTER, 5.0)[:1], "POINT")], "has no area"),
+        ([(9.0, square((2e5, 0.0), 5.0))], "reaches 200005 mm"),
+    ],
+)
+def test_contours_that_have_no_place_are_refused(drawn, contours, named):
+    refused(lambda: drawn(contours), named)
+
+
+@pytest.mark.parametrize("value", [b"1\\2\\3\\4 ", b"1\\2\\3 ", b"", b"1\\2\\x\\4\\5\\6\\7\\8\\9 "])
+def test_contour_data_that_do_not_fit_are_refused(tmp_path, value):
+    path = structure_file(tmp_path / "s.dcm", [roi("Cord", stack([9.0]))], STUDY)
+
+    def change(dataset):
+        contour = dataset.ROIContourSequence[0].ContourSequence[0]
+        made = pydicom.dataelem.RawDataElement(
+            pydicom.tag.Tag("ContourData"), "UN", len(value), value, 0, True, True
+        )
+        contour[made.tag] = made
+
+    edited(path, change)
+    structures = StructureSet(path)
+    refused(lambda: structures.structure(structures.rois[0], GRID, FRAME), "ContourData")
+
+
+# Where contours lie among slices
+
+
+def test_contours_between_slices_count_where_they_fill_half_a_slice(drawn):
+    """Planes 3 mm apart, 1 mm above the slices: two thirds of each slab lie in the slice below."""
+    structure = drawn(stack(np.arange(7.0, 23.0, 3.0)))
+    assert by_slice(structure.mask_on(GRID)) == [0, 0] + [100] * 6 + [0] * 4
+    fraction = structure.fraction_on(GRID)[:, 15, 14]
+    np.testing.assert_allclose(fraction, [0, 0, 2 / 3, 1, 1, 1, 1, 1, 1 / 3, 0, 0, 0], atol=1e-5)
+    assert structure.volume_cm3() == pytest.approx(0.4 * 18)
+
+
+def test_denser_contours_than_slices_keep_the_volume(drawn):
+    structure = drawn(stack(np.arange(5.0, 15.0)))  # every millimeter, 4.5 to 14.5 mm
+    assert structure.volume_cm3() == pytest.approx(4.0)
+    assert structure.fraction_on(GRID).sum() * GRID.voxel_volume_cm3 == pytest.approx(4.0, rel=1e-5)
+    assert by_slice(structure.mask_on(GRID)) == [0, 0, 100, 100, 100, 0] + [0] * 6
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_slices_between_contours_at_every_second_or_third_are_interpolated(drawn, every):
+    """A cone of squares, whose sides shrink by 4 mm a slice, from pixel edge to pixel edge."""
+    z_mm = np.arange(3.0, 22.0, 3.0 * every)
+    structure = drawn([(z, square(CENTER, 30.0 - z / 1.5)) for z in z_mm])
+    side_mm = np.sqrt(structure.fraction_on(GRID).sum(axis=(1, 2)) * 4.0)
+    last = round(z_mm[-1] / 3.0)
+    np.testing.assert_allclose(side_mm[1 : last + 1], 60.0 - 4.0 * np.arange(1, last + 1), atol=0.6)
+    assert np.all(side_mm[last + 1 :] == 0.0)
+    assert side_mm[0] == 0.0
+    assert structure.notes == ()
+
+
+def test_a_gap_stays_empty_and_is_told(drawn):
+    structure = drawn(stack([3.0, 6.0, 9.0, 15.0, 18.0, 21.0]))
+    assert by_slice(structure.mask_on(GRID)) == [0, 100, 100, 100, 0, 100, 100, 100, 0, 0, 0, 0]
+    assert structure.notes == ("'Cord': no contour between z = 9 and 15 mm, left empty",)
+
+
+def test_pieces_far_apart_stay_apart_without_a_note(drawn):
+    structure = drawn(stack([3.0, 30.0]))
+    assert by_slice(structure.mask_on(GRID)) == [0, 100] + [0] * 8 + [100, 0]
+    assert structure.notes == ()
+
+
+def test_planes_within_rounding_are_one(drawn):
+    contours = [(9.0, square((30.0, 30.0), 20.0)), (9.05, square((30.0, 30.0), 10.0))]
+    assert drawn(contours).mask_on(GRID).sum() == (40**2 - 20**2) / 4
+
+
+def test_a_structure_on_another_grid_keeps_its_volume(drawn):
+    structure = drawn(stack(np.arange(3.0, 31.0, 3.0), half=9.7))
+    for spacing in ((3.0, 4.0, 5.0), (2.0, 1.0, 1.0), 2.5):
+        grid = GRID.resampled(spacing)
+        found = structure.fraction_on(grid).sum(dtype=float) * grid.voxel_volume_cm3
+        assert found == pytest.approx(structure.volume_cm3(), rel=1e-5)
+        assert found == pytest.approx(30.0 * 19.4**2 / 1000.0, rel=1e-5)
+
+
+def test_what_lies_off_the_grid_is_cut_off(drawn):
+    structure = drawn(stack(np.arange(-30.0, 100.0, 3.0), half=500.0))
+    assert structure.mask_on(GRID).all()
+    assert not drawn(stack([500.0])).mask_on(GRID).any()
+    assert not drawn(stack([9.0], center=(900.0, 0.0))).mask_on(GRID).any()
+
+
+# The structure set
+
+
+def test_another_frame_of_reference_is_refused(tmp_path):
+    path = structure_file(tmp_path / "s.dcm", [roi("Cord", stack([9.0]))], STUDY, frame_uid="1.2.3")
+    structures = StructureSet(path)
+    refused(lambda: structures.structure(structures.rois[0], GRID, FRAME), "another frame")
+
+
+def test_structures_without_contours_are_known(tmp_path):
+    given = [roi("Cord", stack([9.0])), roi("Empty", [], 2), roi("Missing", [], 3)]
+    path = structure_file(tmp_path / "s.dcm", given, STUDY)
+    edited(path, lambda d: d.ROIContourSequence.pop())
+    assert [r.n_contours for r in StructureSet(path).rois] == [1, 0, 0]
+
+
+def test_names_and_roles_come_as_written(tmp_path):
+    kinds = ["PTV", "CTV", "GTV", "ORGAN", "AVOIDANCE", "EXTERNAL", "SUPPORT", "BOLUS", "POI", ""]
+    given = [roi(f" Ünter_{i} x ", stack([9.0]), i, kind) for i, kind in enumerate(kinds)]
+    found = StructureSet(structure_file(tmp_path / "s.dcm", given, STUDY)).rois
+    assert [r.name for r in found] == [f"Ünter_{i} x" for i in range(len(kinds))]
+    expected = ["target"] * 3 + ["organ"] * 2 + ["external"] + ["support"] * 2 + [None] * 2
+    assert [r.role for r in found] == expected
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda d: setattr(d, "Modality", "RTPLAN"), "of modality RTPLAN"),
+        (lambda d: setattr(d, "StructureSetROISequence", []), "declares no structure"),
+        (lambda d: d.ROIContourSequence.append(d.ROIContourSequence[0]), "two items for ROI"),
+        (lambda d: delattr(d.StructureSetROISequence[0], "ROINumber"), "no ROINumber"),
+        (
+            lambda d: delattr(d.StructureSetROISequence[0], "ReferencedFrameOfReferenceUID"),
+            "no ReferencedFrameOfReferenceUID",
+        ),
+    ],
+)
+def test_a_broken_structure_set_is_refused(tmp_path, change, named):
+    path = structure_file(tmp_path / "s.dcm", [roi("Cord", stack([9.0]))], STUDY)
+    edited(path, change)
+    refused(lambda: StructureSet(path), named)
+
+
+def test_a_ct_is_no_structure_set(tmp_path):
+    written(small_patient(), tmp_path)
+    refused(lambda: StructureSet(tmp_path / "CT_0001.dcm"), "of modality CT")
+
+
+def test_pydicoms_structure_set_is_read():
+    path = PYDICOM_FILES / "rtstruct.dcm"
+    declared = pydicom.dcmread(path, force=True).StructureSetROISequence
+    assert [r.name for r in StructureSet(path).rois] == [item.ROIName for item in declared]
+
+
+def test_absurd_numbers_are_refused(tmp_path):
+    path = structure_file(tmp_path / "s.dcm", [roi("Cord", stack([9.0]))], STUDY)
+
+    def change(dataset):
+        dataset.ROIContourSequence[0].ContourSequence[0].NumberOfContourPoints = 10**9
+
+    edited(path, change)
+    structures = StructureSet(path)
+    refused(lambda: structures.structure(structures.rois[0], GRID, FRAME), "NumberOfContourPoints")
+
+
+@pytest.mark.parametrize("number", [1, 203])
+def test_real_masks_come_back_as_they_were(openkbp_dir, number, tmp_path):
+    patient = read_patient(next(p for p in openkbp_dir.glob(f"*/pt_{number}*")))
+    study = Study.of(patient)
+    found = StructureSet(write_structures(patient, study, tmp_path))
+    assert [r.name for r in found.rois] == list(patient.structures)
+    for declared in found.rois:
+        structure = found.structure(declared, patient.grid, study.frame_uid)
+        assert np.array_equal(structure.mask_on(patient.grid), patient.mask(declared.name))

@@ -1,0 +1,77 @@
+"""Patients of cases that are read from DICOM: found, keyed by content, and never called by name."""
+
+import numpy as np
+import pytest
+
+from engine.io.dicom_ct import write_ct
+from engine.io.dicom_structures import write_structures
+from engine.io.dicom_study import Study
+from engine.patient.phantoms import head_and_neck
+from ptenv.cases.patients import (
+    KEYS_FILE,
+    checked_case,
+    name_without_path,
+    named_patient,
+    patient_content,
+)  # fmt: skip
+from ptenv.cases.recipe import VoxelMaskRecipe
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return head_and_neck(3, spacing_mm=6.0, target_volume_cm3=(8.0, 20.0), crop_mm=30.0)
+
+
+@pytest.fixture
+def folder(patient, tmp_path):
+    made = tmp_path / "Doe_John_1960"
+    made.mkdir()
+    study = Study.of(patient)
+    write_ct(patient, study, made)
+    write_structures(patient, study, made)
+    (made / KEYS_FILE).write_text("n_fractions: 33\n")
+    return made
+
+
+def test_a_folder_is_the_patient_that_was_written(patient, folder):
+    case = checked_case(f"dicom:{folder}")
+    read = named_patient(case, 3.0)
+    assert read.n_fractions == 33
+    assert read.prescription_gy == patient.prescription_gy
+    assert np.array_equal(read.hu, np.rint(patient.hu))
+    for name, structure in read.structures.items():
+        assert np.array_equal(structure.mask, patient.mask(name))
+
+
+def test_no_result_calls_a_person_by_the_folder(folder):
+    recipe = VoxelMaskRecipe(patient=f"dicom:{folder}")
+    assert recipe.case_id.startswith("dicom:")
+    for shown in (recipe.case_id, name_without_path(recipe.patient), recipe.read_patient().name):
+        assert "Doe" not in shown
+
+
+def test_the_key_follows_all_files(folder):
+    case = f"dicom:{folder}"
+    before = patient_content(case)
+    (folder / KEYS_FILE).write_text("n_fractions: 30\n")
+    assert patient_content(case) != before
+    assert named_patient(case, 3.0).n_fractions == 30
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("fractions: 30\n", "its keys are .*n_fractions"), ("- 30\n", "its keys are"),
+        ("path: elsewhere\n", "its keys are"), ("n_fractions: [30\n", "is no YAML"),
+    ],
+)  # fmt: skip
+def test_other_keys_are_refused(folder, text, said):
+    (folder / KEYS_FILE).write_text(text)
+    with pytest.raises(ValueError, match=said):
+        named_patient(f"dicom:{folder}", 3.0)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    (tmp_path / "one.zip").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        checked_case(f"dicom:{tmp_path}/one")

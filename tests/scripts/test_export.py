@@ -1,0 +1,123 @@
+"""``ptenv export`` from the command line to its folder of DICOM files."""
+
+import numpy as np
+import pydicom
+import pytest
+
+from engine.io import openkbp
+from engine.io.dicom_dose import read_dose
+from engine.io.dicom_patient import read_patient
+from engine.io.dicom_plan import read_plan
+from scripts import cli, plan_files
+
+TANK = ("patient=water_tank", "patient.size_mm=[60,120,60]", "patient.spacing_mm=4",
+        "patient.target_size_mm=20")  # fmt: skip
+QUICK = (
+    "geometry.settings.spot_spacing_mm=8", "dose_grid_mm=6", "threads=1", "n_fractions=20",
+    "optimization.solver.max_evaluations=10",
+)  # fmt: skip
+
+
+def export(*arguments) -> int:
+    return cli.main(["export", *arguments])
+
+
+def refused(capsys, tmp_path, *arguments) -> str:
+    assert export(*arguments, f"output={tmp_path / 'out'}") == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.fixture(scope="module", params=["three_fields", "nine_photon_fields"])
+def planned(request, tmp_path_factory):
+    """The folder of a small plan, of protons or of photons."""
+    folder = tmp_path_factory.mktemp(request.param)
+    of_photons = request.param == "nine_photon_fields"
+    quick = [a for a in QUICK if not of_photons or "spot_spacing" not in a]
+    more = ["experiment=photons"] if of_photons else ["geometry=one_field"]
+    assert cli.main(["plan", *TANK, *quick, *more, f"output={folder}"]) == 0
+    return folder
+
+
+def test_a_patient_is_exported_with_its_prescription_and_nothing_else(tmp_path):
+    assert export(*TANK, f"output={tmp_path}") == 0
+    found = read_patient(tmp_path)
+    assert dict(found.prescription_gy) == {"PTV": 60.0} and found.n_fractions == 30
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {n for n in names if not n.startswith("CT_")} == {"RTSTRUCT.dcm", "RTPLAN.dcm"}
+
+
+def test_a_plan_is_exported_from_its_folder(planned, tmp_path):
+    assert export(*TANK, f"plan={planned}", f"output={tmp_path}") == 0
+    kept = plan_files.read(planned)
+    found = read_plan(tmp_path / "RTPLAN.dcm")
+    assert found.plan.beams == kept.plan.beams
+    assert found.n_fractions == 20
+    np.testing.assert_array_equal(found.plan.u_mm, kept.plan.u_mm)
+    np.testing.assert_allclose(found.plan.weights, kept.plan.weights, rtol=1e-7)
+    total = read_dose(tmp_path / "RTDOSE.dcm")
+    np.testing.assert_allclose(total.dose_gy, kept.doses.total_gy, atol=total.step_gy, rtol=1e-6)
+    assert total.is_effective is (kept.plan.machine.name == "generic_proton")
+    assert len(list(tmp_path.glob("RTDOSE_beam_*.dcm"))) == len(kept.plan.beams)
+
+
+def test_a_plan_that_is_read_again_gives_the_dose_beside_it(planned):
+    """Weights are rounded in plan.json: to whole ions, and to 0.0001 monitor units."""
+    from engine.dose.pencil_beam.engine import PencilBeamEngine
+    from engine.dose.photon_svd.engine import PhotonSvdEngine
+    from engine.patient.phantoms import water_tank
+
+    kept = plan_files.read(planned)
+    of_photons = kept.plan.machine.name == "generic_photon"
+    engine, rbe = (PhotonSvdEngine(), 1.0) if of_photons else (PencilBeamEngine(), 1.1)
+    patient = water_tank((60.0, 120.0, 60.0), 4.0, 20.0)
+    ours = engine.dose(patient, kept.plan, kept.doses.grid)["dose"] * 20 * rbe
+    np.testing.assert_allclose(ours, kept.doses.total_gy, atol=0.002 * ours.max())
+
+
+def test_another_patient_than_the_plans_is_refused(planned, tmp_path, capsys):
+    said = refused(capsys, tmp_path, "patient=tg119", f"plan={planned}")
+    assert "phantom:water_tank" in said and "TG-119" in said
+
+
+def test_a_folder_without_a_plan_is_refused(tmp_path, capsys):
+    assert "no plan.json" in refused(capsys, tmp_path, *TANK, f"plan={tmp_path}")
+
+
+def test_a_damaged_plan_is_refused(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text('{"beams": []')
+    assert "cannot be read" in refused(capsys, tmp_path, *TANK, f"plan={tmp_path}")
+
+
+def test_a_published_dose_is_openkbps_alone(tmp_path, capsys):
+    assert "OpenKBP" in refused(capsys, tmp_path, *TANK, "dose=true")
+
+
+def test_a_plan_and_the_published_dose_are_not_mixed(tmp_path, capsys):
+    assert "export one of them" in refused(capsys, tmp_path, *TANK, "dose=true", "plan=somewhere")
+
+
+def test_an_earlier_export_is_kept_where_the_next_one_fails(tmp_path, capsys):
+    assert export(*TANK, f"output={tmp_path / 'out'}") == 0
+    before = sorted(p.name for p in (tmp_path / "out").iterdir())
+    refused(capsys, tmp_path, *TANK, f"plan={tmp_path}")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == before
+
+
+def test_an_openkbp_patient_is_exported_with_its_published_dose(openkbp_pt_1, tmp_path):
+    path = f"patient.path={openkbp_pt_1}"
+    assert export("patient=openkbp", path, "dose=true", f"output={tmp_path}") == 0
+    ours, found = openkbp.read_patient(openkbp_pt_1), read_patient(tmp_path)
+    np.testing.assert_array_equal(found.hu, np.rint(ours.hu))
+    for name, structure in ours.structures.items():
+        np.testing.assert_array_equal(found.mask(name), structure.mask)
+    assert found.prescription_gy == ours.prescription_gy
+    dose = read_dose(tmp_path / "RTDOSE.dcm")
+    published = openkbp.read_reference_dose(openkbp_pt_1)
+    assert not dose.is_effective and dose.summation == "PLAN"
+    np.testing.assert_allclose(dose.dose_gy, published, atol=dose.step_gy, rtol=1e-6)
+    told = pydicom.dcmread(tmp_path / "RTDOSE.dcm").ReferencedRTPlanSequence[0]
+    plan = pydicom.dcmread(tmp_path / "RTPLAN.dcm")
+    assert told.ReferencedSOPInstanceUID == plan.SOPInstanceUID
+    assert b"pt_1" not in b"".join(p.read_bytes() for p in tmp_path.glob("RT*.dcm"))
