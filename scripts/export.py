@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> None:
     plan, doses = None, None
     if cfg.plan is not None:
         with stage("Plan") as notes:
-            made = plan_files.read(Path(str(cfg.plan)), cfg.machine)
+            made = plan_files.read(Path(str(cfg.plan)), cfg.plan_machine)
             patient, plan, doses = _prescribed(patient, made), made.plan, made.doses
             notes.append(f"{plan.n_spots} spots in {len(plan.beams)} beams")
     if cfg.published_dose:

@@ -185,7 +185,7 @@ def _about_plan(given: Given, rbe: float | None) -> list[str]:
     return [
         given.patient.name,
         f"{plan.n_spots} spots in {len(plan.beams)} beams for {plan.machine.name}",
-        f"{given.n_fractions} fractions",
+        f"{given.patient.n_fractions} fractions",
         f"dose on {' × '.join(map(str, grid.shape))} voxels of {spacing} mm, {weighting}",
         f"doses of {len(given.beams_gy)} beams",
     ]

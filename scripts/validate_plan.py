@@ -55,10 +55,6 @@ class Given:
     beams_gy: Mapping[int, np.ndarray]
     notes: tuple[str, ...]
 
-    @property
-    def n_fractions(self) -> int:
-        return self.plan.n_fractions or self.patient.n_fractions
-
 
 @dataclass(frozen=True, eq=False)
 class Recomputed:
@@ -111,12 +107,13 @@ def read(
     doses = {entry.uid: read_dose(entry.path) for entry in belonging}
     total, notes = _total(told, doses, belonging)
     _refuse_elsewhere(total, linked.series)
-    times = 1 if dose_of == COURSE else told.n_fractions or patient.n_fractions
+    times = 1 if dose_of == COURSE else patient.n_fractions
     beams = {
         d.beam_numbers[0]: d.dose_gy * np.float32(times)
         for d in doses.values()
         if d.summation == "BEAM" and len(d.beam_numbers) == 1 and _on(d.grid, total.grid)
-    }
+        and (d.is_effective, d.weighted_by) == (total.is_effective, total.weighted_by)
+    }  # fmt: skip
     scaled = replace(total, dose_gy=total.dose_gy * np.float32(times))
     return Given(patient, told, scaled, beams, (*told.notes, *notes))
 
@@ -129,7 +126,7 @@ def quantity_for(
     ``wished``, which takes ``n_fractions``, wins; without it a physical dose is physical, and an
     effective one what our own files say, or 1.1 for protons.
     """
-    dose, n_fractions = given.dose, given.n_fractions
+    dose, n_fractions = given.dose, given.patient.n_fractions
     if wished is not None:
         quantity = wished(n_fractions=n_fractions)
         ours, theirs = weighted_by(quantity, biology), dose.weighted_by
@@ -160,7 +157,7 @@ def compute(
     """Our dose of the course (nz, ny, nx) in Gy on the file's grid, and by beam number those of
     the beams that the file has too; of an engine that counts particles the total alone."""
     patient, plan, grid = given.patient, given.plan.plan, given.dose.grid
-    _refuse_mismatch(plan, engine)
+    _refuse_mismatch(plan, engine, quantity)
     if quantity.rbe is None:  # a model of biology, whose doses of beams do not add up
         matrix = engine.influence(patient, plan, grid)
         done = final_dose.of_matrix(matrix, plan.weights, quantity)
@@ -252,10 +249,15 @@ def _refuse_elsewhere(dose: DicomDose, series: Entry) -> None:
         )
 
 
-def _refuse_mismatch(plan: Plan, engine: DoseEngine) -> None:
+def _refuse_mismatch(plan: Plan, engine: DoseEngine, quantity: Quantity) -> None:
     of_photons = isinstance(plan.machine, PhotonMachine)
     if of_photons and not isinstance(engine, PhotonSvdEngine):
         raise ValueError("the plan is of photons; add engine=photon_svd.")
+    if quantity.rbe is None and getattr(engine, "biology", None) is None:
+        raise ValueError(
+            f"{type(engine).__name__} computes physical dose alone, and the dose beside the plan "
+            "is weighted by a model of biology; take engine=pencil_beam."
+        )
 
 
 def _by_number(given: Given, single: list[np.ndarray]) -> dict[int, np.ndarray]:
@@ -299,6 +301,8 @@ def _evaluation(patient: Patient, grid: Grid) -> PlanEvaluation:
         if len(voxels):
             judged[name] = StructureRows(voxels, share / share.sum(), structures.volume_cm3(name))
     wishes = {name: gy for name, gy in patient.prescription_gy.items() if name in judged}
+    if not wishes:
+        raise DicomError("no target lies on the grid of the dose; choose another by dicom.dose=….")
     return PlanEvaluation(judged, wishes, grid.size, judged.get(patient.external.name))
 
 

@@ -97,24 +97,22 @@ _STEP = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])  # right, down, left, up as
 
 @njit(cache=True, nogil=True)
 def _is_edge(mask, row, column, direction):
-    """Whether the step from a corner has the mask on its right hand and nothing on its left."""
-    ny, nx = mask.shape
+    """Whether the step from a corner has the mask on its right hand and nothing on its left.
+
+    Corner (r, c) is the upper left one of pixel (r, c); none lies at the rim of the mask.
+    """
     if direction == 0:
-        inside, outside = (row, column), (row - 1, column)
-    elif direction == 1:
-        inside, outside = (row, column - 1), (row, column)
-    elif direction == 2:
-        inside, outside = (row - 1, column - 1), (row, column - 1)
-    else:
-        inside, outside = (row - 1, column), (row - 1, column - 1)
-    if not (0 <= inside[0] < ny and 0 <= inside[1] < nx and mask[inside]):
-        return False
-    return not (0 <= outside[0] < ny and 0 <= outside[1] < nx and mask[outside])
+        return mask[row, column] and not mask[row - 1, column]
+    if direction == 1:
+        return mask[row, column - 1] and not mask[row, column]
+    if direction == 2:
+        return mask[row - 1, column - 1] and not mask[row, column - 1]
+    return mask[row - 1, column] and not mask[row - 1, column - 1]
 
 
 @njit(cache=True, nogil=True)
 def _traced(mask):
-    """The closed paths between a mask (ny, nx) and the rest, as nodes at pixel corners.
+    """The closed paths between a mask with an empty rim and the rest, as nodes at pixel corners.
 
     Gives corners (n, 2) as (row, column), the node after each (n,), the first node of every path,
     whether it bounds a hole, and the node that starts a step from a corner, by direction. Of two
@@ -123,21 +121,21 @@ def _traced(mask):
     """
     ny, nx = mask.shape
     n_steps = 0
-    for row in range(ny + 1):
-        for column in range(nx + 1):
-            for direction in range(4):
-                n_steps += _is_edge(mask, row, column, direction)
+    for row in range(1, ny):
+        for column in range(1, nx):
+            n_steps += mask[row, column] != mask[row - 1, column]
+            n_steps += mask[row, column] != mask[row, column - 1]
     corners = np.empty((n_steps, 2), np.int64)
     after = np.empty(n_steps, np.int64)
     starts = np.empty(n_steps, np.int64)
     is_hole = np.zeros(n_steps, np.bool_)
-    node_of = np.full((4, ny + 1, nx + 1), -1, np.int64)
+    node_of = np.full((4, ny, nx), -1, np.int32)
     n_nodes, n_paths = 0, 0
-    for row0 in range(ny + 1):
-        for column0 in range(nx + 1):
+    for row0 in range(1, ny):
+        for column0 in range(1, nx):
             for direction0 in (0, 2):
-                known = node_of[direction0, row0, column0] >= 0
-                if known or not _is_edge(mask, row0, column0, direction0):
+                is_edge = _is_edge(mask, row0, column0, direction0)
+                if not is_edge or node_of[direction0, row0, column0] >= 0:
                     continue
                 starts[n_paths], is_hole[n_paths] = n_nodes, direction0 == 2
                 row, column, direction = row0, column0, direction0
@@ -190,10 +188,11 @@ def _doors(corners, after, starts, is_hole):
 def outlines(mask):
     """Outlines of a mask (ny, nx) along pixel edges, each hole joined to what surrounds it.
 
-    Gives corners (n, 2) as (row, column) of all outlines in turn, only those where the direction
-    changes, and where each outline starts and the last ends. From the uppermost node of its
-    leftmost wall a hole's channel of no width runs left to the nearest wall; holes further left are
-    joined before, so that this wall belongs to an outline already.
+    The first and the last rows and columns of the mask are empty. Gives corners (n, 2) as (row,
+    column) of all outlines in turn, only those where the direction changes, and where each outline
+    starts and the last ends. From the uppermost node of its leftmost wall a hole's channel of no
+    width runs left to the nearest wall; holes further left are joined before, so that this wall
+    belongs to an outline already.
     """
     corners, after, starts, is_hole, node_of = _traced(mask)
     doors = _doors(corners, after, starts, is_hole)

@@ -60,10 +60,10 @@ def outlines(mask: np.ndarray, grid: Grid) -> list[np.ndarray]:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
         return []
-    part = np.ascontiguousarray(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    part = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
     corners, ends = _contour_kernels.outlines(part)
     spacing = np.array(grid.spacing_mm[:0:-1])  # (x, y)
-    points = grid.lower_mm[:2] + (corners[:, ::-1] + [columns[0], rows[0]]) * spacing
+    points = grid.lower_mm[:2] + (corners[:, ::-1] + [columns[0] - 1, rows[0] - 1]) * spacing
     return [points[a:b] for a, b in zip(ends[:-1], ends[1:])]
 
 

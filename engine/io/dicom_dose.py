@@ -66,11 +66,7 @@ def read_dose(path: str | Path) -> DicomDose:
             f"DoseGridScaling of {label(dataset)} is {step_gy:g}, which gives no dose; it must be "
             "positive."
         )
-    frames = pixel_frames(dataset)
-    placed, stored = axial_volume(
-        frames, _positions_mm(dataset, len(frames)), numbers(dataset, "ImageOrientationPatient", 6),
-        numbers(dataset, "PixelSpacing", 2), number(dataset, "SliceThickness", None),
-    )  # fmt: skip
+    grid, stored = _volume(dataset)
     if stored.dtype.kind == "i" and stored.min() < 0:
         raise DicomError(
             f"{label(dataset)} falls to {stored.min() * step_gy:g} Gy; a dose is 0 or more."
@@ -82,7 +78,7 @@ def read_dose(path: str | Path) -> DicomDose:
         )
     plan, beams = _reference(dataset)
     return DicomDose(
-        grid=_rounded(placed),
+        grid=grid,
         dose_gy=_scaled(stored, step_gy),
         is_effective=text(dataset, "DoseType") == "EFFECTIVE",
         summation=text(dataset, "DoseSummationType"),
@@ -133,9 +129,20 @@ def write_dose(
     return save(made, path)
 
 
-def _rounded(grid: Grid) -> Grid:
-    """Without the rounding of sums, by which a voxel that is half in the body would fall out."""
-    return Grid(grid.shape, np.round(grid.spacing_mm, 9), np.round(grid.origin_mm, 9))
+def _volume(dataset: Dataset) -> tuple[Grid, np.ndarray]:
+    """The stored numbers (nz, ny, nx) on their grid, which is freed of the rounding of sums: by it
+    a voxel that is half in the body would fall out."""
+    frames = pixel_frames(dataset)
+    places = (
+        _positions_mm(dataset, len(frames)), numbers(dataset, "ImageOrientationPatient", 6),
+        numbers(dataset, "PixelSpacing", 2), number(dataset, "SliceThickness", None),
+    )  # fmt: skip
+    try:
+        grid, stored = axial_volume(frames, *places)
+    except DicomError as error:
+        raise DicomError(f"planes of {label(dataset)}: {error}") from None
+    origin, spacing = np.round(grid.origin_mm, 9), np.round(grid.spacing_mm, 9)
+    return Grid(grid.shape, spacing, origin), stored
 
 
 def _refuse_other_kinds(dataset: Dataset) -> None:

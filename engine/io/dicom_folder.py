@@ -34,6 +34,7 @@ TITLES: dict[Kind, str] = {
 }  # fmt: skip
 SHORT = 8  # characters of a UID's digest
 SHOWN_UNREADABLE = 5
+_LETTERS = str.maketrans("0123456789", "ghijklmnop")
 _KEYWORDS = (
     "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID", "FrameOfReferenceUID",
     "ReferencedFrameOfReferenceSequence", "ReferencedStructureSetSequence",
@@ -177,8 +178,11 @@ def scan(path: str | Path) -> DicomFolder:
 
 
 def short(uid: str) -> str:
-    """A UID's digest, which tells nothing but whether two are the same."""
-    return sha256(uid.encode()).hexdigest()[:SHORT]
+    """A UID's digest, which tells nothing but whether two are the same.
+
+    It is of letters alone: of 75e94123 a command line makes a number.
+    """
+    return sha256(uid.encode()).hexdigest()[:SHORT].translate(_LETTERS)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -61,8 +61,12 @@ class IonReading:
             self.missing_mev.add(energy_mev)
         return nearest
 
-    def refuse_energies(self, where: str) -> None:
-        """Refuse what ``energy_index`` did not find."""
+    def conclude(self, where: str) -> None:
+        """Refuse what ``energy_index`` did not find; note what differs between beams."""
+        if len(self.tunes) > 1:
+            self.notes.append(
+                f"{len(self.tunes)} scan-spot tunes are computed with one width of spots"
+            )
         if not self.missing_mev:
             return
         wanted, machine = sorted(self.missing_mev), self.machine

@@ -133,37 +133,44 @@ def _chosen(
 ) -> list[_Chosen]:
     """The structures that have contours, a name and a role; notes of the others."""
     _refuse_unknown_roles(roles)
-    drawn = {roi.name: roi for roi in structure_set.rois if roi.n_contours}
-    empty = [roi.name for roi in structure_set.rois if not roi.n_contours]
-    result = mapped([roi.name for roi in structure_set.rois if roi.n_contours], names)
+    drawn = [roi for roi in structure_set.rois if roi.n_contours]
+    result = mapped([roi.name for roi in drawn], names)
     named = {local: (found.name, found.role) for local, found in result.named.items()}
-    for local in result.unmatched:
-        if local in roles or local in prescription_gy:
-            named[local] = (local, None)
-    has_external = any(role == "external" for _, role in named.values())
-    chosen, unmatched = [], []
-    for local, roi in drawn.items():
-        if local in result.left_out:
+    given = {*roles, *prescription_gy}
+    named |= {local: (local, None) for local in result.unmatched if local in given}
+    named |= _external_by_type(drawn, result.unmatched, named, roles)
+    chosen = []
+    for roi in drawn:
+        if roi.name not in named:
             continue
-        if local not in named and roi.role == "external" and not has_external:
-            named[local] = (EXTERNAL, "external")
-        if local not in named:
-            unmatched.append(local)
-            continue
-        name, by_name = named[local]
-        told = "target" if {local, name} & set(prescription_gy) else None
-        role = roles.get(local) or roles.get(name) or told or by_name or roi.role
+        name, role_of_name = named[roi.name]
+        prescribed = "target" if {roi.name, name} & set(prescription_gy) else None
+        role = roles.get(roi.name) or roles.get(name) or prescribed or role_of_name or roi.role
         if role is None:
-            notes.append(f"{local!r} is left out: its file does not say what it is; use roles")
-            continue
-        chosen.append(_Chosen(name, role, roi))
+            notes.append(f"{roi.name!r} is left out: its file does not say what it is; use roles")
+        else:
+            chosen.append(_Chosen(name, role, roi))
     _refuse_unknown_keys("roles", roles, chosen)
     _refuse_unknown_keys("prescription_gy", prescription_gy, chosen)
-    if unmatched:
-        notes.append(f"left out as no pattern knows their names: {', '.join(map(repr, unmatched))}")
-    if empty:
-        notes.append(f"left out as they have no contours: {', '.join(map(repr, empty))}")
+    unknown = [local for local in result.unmatched if local not in named]
+    empty = [roi.name for roi in structure_set.rois if not roi.n_contours]
+    for why, left_out in (("no pattern knows their names", unknown), ("no contours", empty)):
+        if left_out:
+            notes.append(f"left out ({why}): {', '.join(map(repr, left_out))}")
     return chosen
+
+
+def _external_by_type(
+    drawn: Iterable[Roi],
+    unmatched: Iterable[str],
+    named: Mapping[str, tuple[str, Role | None]],
+    roles: Mapping[str, Role],
+) -> dict[str, tuple[str, Role]]:
+    """The external that its file alone calls so, if there is no other."""
+    if "external" in roles.values() or any(role == "external" for _, role in named.values()):
+        return {}
+    found = [r.name for r in drawn if r.role == "external" and r.name in unmatched]
+    return {found[0]: (EXTERNAL, "external")} if len(found) == 1 else {}
 
 
 def _planned(

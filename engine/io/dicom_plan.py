@@ -71,47 +71,20 @@ def read_plan(
     """
     dataset = read_dataset(path)
     sequence = _refuse_other_kinds(dataset)
-    metersets, n_fractions = _fractions(dataset)
     notes: list[str] = []
-    treating = [b for b in items(dataset, sequence) if _treats(b, notes)]
-    if not treating:
-        raise DicomError(
-            f"{label(dataset)} has no treatment beam ({', '.join(notes) or 'no beam at all'}); it "
-            "is a prescription or a setup, give a plan with beams."
-        )
-    machine = machine or _machine_of(treating[0], notes)
-    setups = Setups.of(dataset, notes)
+    beams = _treating(dataset, sequence, notes)
+    machine = machine or _machine_of(beams[0], notes)
     reading = IonReading(machine, particles_per_mu, energy_within_mev, notes)
-    parts: list[Part] = []
-    for beam in treating:
-        at = whole(beam, "BeamNumber")
-        meterset = _meterset(metersets, at, dataset)
-        if sequence == "IonBeamSequence":
-            parts += read_ion_beam(beam, setups, meterset, reading)
-        else:
-            parts += read_photon_beam(beam, setups, meterset, machine, notes)
-    reading.refuse_energies(label(dataset))
-    if not 0 < len(parts) <= MOST_DIRECTIONS:
-        raise DicomError(
-            f"{label(dataset)} treats from {len(parts)} directions; 1 to {MOST_DIRECTIONS} can be "
-            "computed."
-        )
-    if len(reading.tunes) > 1:
-        notes.append(f"{len(reading.tunes)} scan-spot tunes are computed with one width of spots")
-    plan = _assembled(machine, parts)
-    unmeasured = [part.beam_number for part in parts if part.beam.range_shifter and part.no_gap]
-    if unmeasured and patient is not None:
-        plan = with_air_gaps(plan, patient, [p.no_gap for p in parts])
-    elif unmeasured:
-        notes.append(
-            f"beams {_listed(unmeasured)}: {plan.beams[0].air_gap_mm:g} mm from the range shifter "
-            "to the skin are assumed"
-        )
+    parts = _parts(dataset, beams, sequence == "IonBeamSequence", reading)
     return DicomPlan(
-        plan, tuple(part.beam_number for part in parts), n_fractions,
-        text(dataset, "SOPInstanceUID"), _structures_uid(dataset),
-        text(dataset, "FrameOfReferenceUID", ""), tuple(dict.fromkeys(notes)),
-    )  # fmt: skip
+        plan=_with_skin(_assembled(machine, parts), parts, patient, notes),
+        beam_numbers=tuple(part.beam_number for part in parts),
+        n_fractions=_fractions(dataset)[1],
+        uid=text(dataset, "SOPInstanceUID"),
+        structures_uid=_structures_uid(dataset),
+        frame_uid=text(dataset, "FrameOfReferenceUID", ""),
+        notes=tuple(dict.fromkeys(notes)),
+    )
 
 
 def prescription(dataset: Dataset) -> tuple[dict[int, float], int | None]:
@@ -122,24 +95,6 @@ def prescription(dataset: Dataset) -> tuple[dict[int, float], int | None]:
         if told and text(item, "DoseReferenceType", "") == "TARGET":
             doses[whole(item, "ReferencedROINumber")] = number(item, "TargetPrescriptionDose")
     return doses, _fractions(dataset)[1]
-
-
-def with_air_gaps(plan: Plan, patient: Patient, of: list[bool]) -> Plan:
-    """The plan with the distances from range shifters to the skin of the beams that ``of`` marks
-    (n_beams,): to where the first ray through a spot meets the body."""
-    body = patient.external.mask.astype(np.float32)
-    beams = list(plan.beams)
-    for index, beam in enumerate(beams):
-        if not (of[index] and beam.range_shifter):
-            continue
-        spots = plan.beam_slice(index)
-        u, v = plan.u_mm[spots], plan.v_mm[spots]
-        frame = beam_frame(beam, plan.machine.virtual_source_mm)
-        reach = (u.min(), u.max()), (v.min(), v.max())
-        skin_mm = float(trace_field(body, patient.grid, frame, *reach).entrance_mm(u, v).min())
-        if np.isfinite(skin_mm):
-            beams[index] = replace(beam, air_gap_mm=max(0.0, skin_mm - beam.shifter_exit_mm))
-    return replace(plan, beams=tuple(beams))
 
 
 def _refuse_other_kinds(dataset: Dataset) -> str:
@@ -155,11 +110,43 @@ def _refuse_other_kinds(dataset: Dataset) -> str:
     return BEAMS[kind]
 
 
-def _treats(beam: Dataset, notes: list[str]) -> bool:
-    kind = text(beam, "TreatmentDeliveryType", "TREATMENT")
-    if kind != "TREATMENT":
-        notes.append(f"beam {whole(beam, 'BeamNumber')} is left out: {kind}")
-    return kind == "TREATMENT"
+def _treating(dataset: Dataset, sequence: str, notes: list[str]) -> list[Dataset]:
+    """The beams that treat; set-up beams and the like are left out."""
+    treating, beams = [], items(dataset, sequence)
+    _refuse_doubles([whole(beam, "BeamNumber") for beam in beams], sequence, dataset)
+    for beam in beams:
+        kind = text(beam, "TreatmentDeliveryType", "TREATMENT")
+        if kind == "TREATMENT":
+            treating.append(beam)
+        else:
+            notes.append(f"beam {whole(beam, 'BeamNumber')} is left out: {kind}")
+    if not treating:
+        raise DicomError(
+            f"{label(dataset)} has no treatment beam ({', '.join(notes) or 'no beam at all'}); it "
+            "is a prescription or a setup, give a plan with beams."
+        )
+    return treating
+
+
+def _parts(
+    dataset: Dataset, beams: list[Dataset], are_ions: bool, reading: IonReading
+) -> list[Part]:
+    """What is delivered from every direction of every beam."""
+    setups, (metersets, _) = Setups.of(dataset, reading.notes), _fractions(dataset)
+    parts: list[Part] = []
+    for beam in beams:
+        meterset = _meterset(metersets, whole(beam, "BeamNumber"), dataset)
+        if are_ions:
+            parts += read_ion_beam(beam, setups, meterset, reading)
+        else:
+            parts += read_photon_beam(beam, setups, meterset, reading.machine, reading.notes)
+    reading.conclude(label(dataset))
+    if not 0 < len(parts) <= MOST_DIRECTIONS:
+        raise DicomError(
+            f"{label(dataset)} treats from {len(parts)} directions; 1 to {MOST_DIRECTIONS} can be "
+            "computed."
+        )
+    return parts
 
 
 def _fractions(dataset: Dataset) -> tuple[dict[int, float], int | None]:
@@ -172,13 +159,26 @@ def _fractions(dataset: Dataset) -> tuple[dict[int, float], int | None]:
         )
     if not groups:
         return {}, None
+    referred = items(groups[0], "ReferencedBeamSequence")
+    numbers = [whole(item, "ReferencedBeamNumber") for item in referred]
+    _refuse_doubles(numbers, "ReferencedBeamSequence", dataset)
     found = {
-        whole(item, "ReferencedBeamNumber"): number(item, "BeamMeterset")
-        for item in items(groups[0], "ReferencedBeamSequence")
+        at: number(item, "BeamMeterset")
+        for at, item in zip(numbers, referred)
         if has(item, "BeamMeterset")
     }
     n_fractions = whole(groups[0], "NumberOfFractionsPlanned", None)
     return found, n_fractions
+
+
+def _refuse_doubles(numbers: list[int], sequence: str, dataset: Dataset) -> None:
+    """A beam that is there twice would be delivered twice."""
+    for at in numbers:
+        if numbers.count(at) > 1:
+            raise DicomError(
+                f"{sequence} of {label(dataset)} has beam {at} {numbers.count(at)} times; export "
+                "the plan again."
+            )
 
 
 def _meterset(metersets: Mapping[int, float], beam_number: int, dataset: Dataset) -> float:
@@ -231,5 +231,25 @@ def _assembled(machine: IonMachine | PhotonMachine, parts: list[Part]) -> Plan:
     )
 
 
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, sorted(set(numbers))))
+def _with_skin(
+    plan: Plan, parts: list[Part], patient: Patient | None, notes: list[str]
+) -> Plan:
+    """The plan with the distances from range shifters to the skin that the file does not hold: to
+    where the first ray through a spot meets the body, or assumed without a patient."""
+    unknown = [i for i, part in enumerate(parts) if part.no_gap]
+    if unknown and patient is None:
+        listed = ", ".join(map(str, sorted({parts[i].beam_number for i in unknown})))
+        gap_mm = plan.beams[unknown[0]].air_gap_mm
+        notes.append(f"range shifters of beams {listed}: {gap_mm:g} mm from the skin are assumed")
+    if not unknown or patient is None:
+        return plan
+    body, beams = patient.external.mask.astype(np.float32), list(plan.beams)
+    for index in unknown:
+        beam, spots = beams[index], plan.beam_slice(index)
+        u, v = plan.u_mm[spots], plan.v_mm[spots]
+        frame = beam_frame(beam, plan.machine.virtual_source_mm)
+        reach = (u.min(), u.max()), (v.min(), v.max())
+        skin_mm = float(trace_field(body, patient.grid, frame, *reach).entrance_mm(u, v).min())
+        if np.isfinite(skin_mm):
+            beams[index] = replace(beam, air_gap_mm=max(0.0, skin_mm - beam.shifter_exit_mm))
+    return replace(plan, beams=tuple(beams))

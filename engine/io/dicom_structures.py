@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from pydicom.charset import default_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
@@ -424,8 +425,10 @@ def _contour(polygon: np.ndarray, z_mm: float, slice_: Dataset) -> Dataset:
     points = np.column_stack([polygon, np.full(len(polygon), z_mm)])
     data = "\\".join(f"{value:.5f}".rstrip("0").rstrip(".") for value in points.ravel()).encode()
     data += b" " * (len(data) % 2)
-    # As bytes: a decimal string object for each of a million coordinates would take long.
+    # As bytes that were read, which are written as they are: a decimal string object for each of
+    # a million coordinates would take long.
     contour[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(data), data, 0, True, True)
+    contour.set_original_encoding(True, True, default_encoding)
     return contour
 
 

@@ -32,7 +32,7 @@ SIDES = {
     "l": "L", "lt": "L", "le": "L", "left": "L", "li": "L", "links": "L",
     "r": "R", "rt": "R", "ri": "R", "right": "R", "re": "R", "rechts": "R",
 }  # fmt: skip
-DOSES_GY = (1.0, 120.0)  # what a number in a target's name may mean
+DOSES_GY = (1.0, 100.0)  # what a number in a target's name may mean
 _DOSED = re.compile(r"(ptv|ctv|gtv|itv)([pn]?) ?(\d+(?:\.\d+)?) ?(c?gy)?")
 _TG263_DOSE = re.compile(r"(?:PTV|CTV|GTV|ITV)[pn]?_(\d{3,5})")
 
@@ -140,8 +140,6 @@ def _dosed_target(name: str) -> Named | None:
     value = float(digits)
     if unit is None and 1.0 <= value < 10.0 and value.is_integer():
         return Named(f"{kind.upper()}{part}{digits}", "target")
-    if unit is None and 100.0 <= value < 1000.0:
-        return None
     dose_gy = value / 100.0 if unit == "cgy" or (unit is None and value >= 1000.0) else value
     if not DOSES_GY[0] <= dose_gy <= DOSES_GY[1]:
         return None

@@ -184,6 +184,12 @@ def test_a_dose_of_a_fraction_is_told_by_a_key(changed):
     assert rows["Beams", "beam 2: 1 %/1 mm, global"].ours == 100.0
 
 
+def test_fractions_are_the_plans_unless_a_key_tells_others(planned):
+    assert computed(planned("protons"))[0].given.patient.n_fractions == 20
+    _, rows, _ = computed(planned("protons"), n_fractions=10)
+    assert rows["Dose", "largest dose"].ours == pytest.approx(50.0, abs=0.1)
+
+
 def _other(dataset):
     dataset.Manufacturer = "Other"
 
@@ -201,7 +207,9 @@ def test_a_physical_dose_is_compared_with_a_physical_one(changed):
         del dataset.DoseComment
 
     folder = changed(RTDOSE=physical)
-    assert computed(folder)[0].gamma.pass_rate_percent == 100.0
+    found, rows, _ = computed(folder)
+    assert found.gamma.pass_rate_percent == 100.0
+    assert not [group for group, _ in rows if group == "Beams"]  # which are effective
     found, _, notes = computed(folder, quantity=partial(RbeDose, rbe=1.1))
     assert found.gamma.pass_rate_percent < 90.0
     assert any("weighted by nothing, ours by RBE 1.1" in note for note in notes)
@@ -223,6 +231,11 @@ def test_an_effective_dose_of_carbon_from_elsewhere_wants_its_weighting(planned,
         dataset.save_as(tmp_path / path.name)
     with pytest.raises(ValueError, match="quantity="):
         computed(tmp_path)
+
+
+def test_an_engine_that_knows_no_biology_is_refused_for_a_model_of_it(planned):
+    with pytest.raises(ValueError, match="engine=pencil_beam"):
+        computed(planned("carbon"), quantity=CHORDOMA_DOSE, engine=PencilBeamEngine())
 
 
 def test_photons_want_their_engine(planned):
@@ -269,6 +282,10 @@ def test_a_plan_and_a_reference_are_not_compared_at_once(planned, tmp_path, caps
         (dict(RTPLAN=None), "no plan in the folder"),
         (dict(RTDOSE=lambda d: setattr(d, "FrameOfReferenceUID", "1.2.3")), "frame of reference"),
         (dict(RTDOSE=lambda d: setattr(d, "ImagePositionPatient", [900] * 3)), "zero in the body"),
+        (
+            dict(RTDOSE=lambda d: setattr(d, "ImagePositionPatient", [14, -57, -27])),
+            "no target lies on the grid",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_together_is_refused(changed, changes, said):

@@ -362,7 +362,7 @@ def _of_other_kind(rng, files: Files, target: str) -> None:
 
 
 def _of_many(rng, files: Files, target: str) -> None:
-    """10⁵ values where one or a few belong; sequences of no item or of thousands."""
+    """10⁵ values where one or a few belong; sequences of no item or of hundreds."""
 
     def change(file):
         if rng.random() < 0.5:
@@ -372,7 +372,7 @@ def _of_many(rng, files: Files, target: str) -> None:
         sequences = [e for e in _elements(file.elements) if isinstance(e.value, list)]
         if sequences:
             element = _chosen(rng, sequences)
-            element.value = (element.value or [[]]) * _chosen(rng, [0, 2, 3000])
+            element.value = (element.value or [[]]) * _chosen(rng, [0, 2, 300])
 
     files[target] = _edited(files[target], change)
 

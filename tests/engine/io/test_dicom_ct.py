@@ -50,6 +50,16 @@ def test_numbers_beyond_the_calibration_are_clipped(patient, tmp_path):
     assert ct.hu[0, 1, 1:3].tolist() == [-1000.0, 3000.0]
 
 
+def test_numbers_beyond_the_calibration_are_clipped_when_read(paths):
+    def change(dataset):
+        values = np.frombuffer(dataset.PixelData, "<i2").copy()
+        values[:2] = -3024, 20000
+        dataset.PixelData = values.tobytes()
+
+    change_all(paths, change)
+    assert read_ct(paths).hu[0, 0, :2].tolist() == [-1000.0, 3000.0]
+
+
 def test_slices_are_sorted_by_position_whatever_their_names_and_numbers(patient, paths, tmp_path):
     for path, name, instance in zip(paths, "fbdace", (3, 1, 2, 6, 5, 4)):
         edited(path, lambda d, i=instance: setattr(d, "InstanceNumber", i))

@@ -118,6 +118,12 @@ def test_no_uid_and_no_text_of_a_file_is_listed(folder):
         assert secret not in listing
 
 
+def test_digests_are_of_letters_and_differ():
+    found = {short(f"1.2.{i}") for i in range(2000)}
+    assert len(found) == 2000
+    assert all(len(s) == 8 and s.isalpha() and s.islower() for s in found)
+
+
 def test_the_only_one_is_chosen(folder):
     found = scan(folder)
     assert found.chosen("series").uid == STUDY.ct_series_uid

@@ -110,6 +110,12 @@ def test_what_a_control_point_leaves_out_stays_as_it_was(tmp_path):
     np.testing.assert_allclose(found.weights, 1e8 * np.array([2.0, 0.5 + 1.0, 1.5 + 3.0]))
 
 
+def test_spots_that_get_nothing_are_left_out(tmp_path):
+    layers = [(150.0, [(30.0, 20.0, 2.0), (40.0, 20.0, 0.0)])]
+    found = read(foreign_plan(foreign_beam(layers=layers)), tmp_path).plan
+    assert found.u_mm.tolist() == [30.0]
+
+
 def test_a_second_point_of_a_pair_may_repeat_the_weights(tmp_path):
     """Nothing is delivered after it, whatever it holds."""
     plan = foreign_plan()

@@ -15,7 +15,7 @@ import warnings
 import numpy as np
 import pydicom
 import pytest
-from dicom_samples import PYDICOM_FILES, written
+from dicom_samples import PYDICOM_FILES, small_patient, written
 from scipy import ndimage
 
 from engine.evaluation.dvh import Dvh
@@ -175,25 +175,34 @@ def shares_percent(theirs, ours, level_gy):
     return 100.0 * found, 100.0 * ours.volume_at_dose(level_gy) / ours.total_cm3
 
 
-def test_simpleitk_sees_the_same_ct(patient, tmp_path):
+def test_simpleitk_sees_the_same_ct(tmp_path):
     sitk = pytest.importorskip("SimpleITK")
+    patient = small_patient()
     written(patient, tmp_path)
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path))
-    image = sitk.ReadImage(names)
-    z, y, x = patient.grid.spacing_mm
-    np.testing.assert_allclose(image.GetSpacing(), (x, y, z), rtol=1e-9)
-    np.testing.assert_allclose(image.GetOrigin(), patient.grid.origin_mm[::-1], atol=1e-6)
-    np.testing.assert_array_equal(image.GetDirection(), np.eye(3).ravel())
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path)))
+    assert_placed(image, patient.grid)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), np.rint(patient.hu))
 
 
-def test_simpleitk_sees_the_same_dose(files, patient, dose_gy):
+def test_simpleitk_sees_the_same_dose(tmp_path):
     sitk = pytest.importorskip("SimpleITK")
-    image, ours = sitk.ReadImage(str(files[1])), read_dose(files[1])
-    np.testing.assert_allclose(image.GetSpacing(), ours.grid.spacing_mm[::-1], rtol=1e-9)
-    np.testing.assert_allclose(image.GetOrigin(), ours.grid.origin_mm[::-1], atol=1e-6)
-    found = sitk.GetArrayFromImage(image).astype(float) * float(image.GetMetaData("3004|000e"))
-    np.testing.assert_allclose(found, ours.dose_gy, atol=1e-4)
+    patient, path = small_patient(), tmp_path / "RTDOSE.dcm"
+    dose_gy = np.linspace(0.0, 70.0, patient.hu.size).reshape(patient.hu.shape)
+    study = Study.of(patient)
+    plan = write_plan(None, patient, study, tmp_path / "RTPLAN.dcm")
+    write_dose(patient.grid, dose_gy, study, plan, path)
+    image = sitk.ReadImage(str(path))
+    assert_placed(image, patient.grid)
+    step_gy = float(image.GetMetaData("3004|000e"))
+    found = sitk.GetArrayFromImage(image).astype(float) * step_gy
+    np.testing.assert_allclose(found, dose_gy, atol=step_gy)
+
+
+def assert_placed(image, grid):
+    """Upright, on the grid."""
+    np.testing.assert_allclose(image.GetSpacing(), grid.spacing_mm[::-1], rtol=1e-9)
+    np.testing.assert_allclose(image.GetOrigin(), grid.origin_mm[::-1], atol=1e-6)
+    np.testing.assert_array_equal(image.GetDirection(), np.eye(3).ravel())
 
 
 @pytest.mark.parametrize("name", REFUSED_RT_AND_CT)

@@ -196,7 +196,7 @@ def test_what_has_no_known_name_is_listed_and_left_out(folder):
     )  # fmt: skip
     patient = told(
         lambda: read_patient(folder, n_fractions=30),
-        "no pattern knows their names: 'Structure7'", "no contours: 'Cord'",
+        "no pattern knows their names): 'Structure7'", "no contours): 'Cord'",
     )  # fmt: skip
     assert set(patient.structures) == {"External", "PTV_6000"}
 
@@ -263,6 +263,17 @@ def test_the_external_may_be_known_by_its_type_alone(folder):
     assert patient.external.mask.sum() < 0.5 * patient.grid.size
 
 
+def test_of_two_by_type_alone_none_is_taken(folder):
+    structures(folder, ("A", "EXTERNAL", 5.0), ("B", "EXTERNAL", 5.0), ("PTV60", "", 3.0))
+    patient = told(lambda: read_patient(folder, n_fractions=30), "'A', 'B'")
+    assert np.array_equal(patient.external.mask, external_from_hu(PATIENT.hu, patient.grid))
+    patient = told(lambda: read_patient(folder, n_fractions=30, roles={"B": "external"}), "'A'")
+    assert patient.external.name == "B"
+    structures(folder, ("A", "EXTERNAL", 5.0), ("C", "", 4.0), ("PTV60", "", 3.0))
+    patient = told(lambda: read_patient(folder, n_fractions=30, roles={"C": "external"}), "'A'")
+    assert patient.external.name == "C"
+
+
 def test_targets_are_clipped_to_the_external(folder):
     structures(folder, ("Hull", "EXTERNAL", 3.0), ("PTV60", "", 5.0))
     patient = quietly(folder, n_fractions=30)
@@ -306,6 +317,9 @@ def test_then_the_plans_then_that_of_the_names_of_ptvs(folder):
     plan_file(folder / "plan", {1: 60.0})
     patient = told(lambda: read_patient(folder), "'CTV60' is left out", "'GTV' is left out")
     assert dict(patient.prescription_gy) == {"PTV_High": 60.0, "PTV_5400": 54.0}
+    plan_file(folder / "plan", {1: 60.0, 2: 55.0})
+    patient = told(lambda: read_patient(folder), "'GTV'")
+    assert dict(patient.prescription_gy) == {"PTV_High": 60.0, "PTV_5400": 55.0}
     assert patient.n_fractions == 30
     patient = told(lambda: read_patient(folder, n_fractions=20), "'GTV'")
     assert patient.n_fractions == 20

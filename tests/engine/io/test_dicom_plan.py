@@ -17,6 +17,7 @@ from engine.io.dicom_dataset import DicomError, read_dataset
 from engine.io.dicom_plan import prescription, read_plan
 from engine.io.dicom_plan_writing import write_plan
 from engine.io.dicom_study import Study, roi_numbers
+from engine.machine.depth_kernels import layer_kernel
 from engine.machine.library import load_machine
 
 FLOAT32 = 2.0**-24  # relative rounding of a weight
@@ -95,6 +96,16 @@ def test_an_aperture_comes_back_from_the_isocenter_plane(patient, study, sources
     assert float(block.BlockData[5]) == pytest.approx(25.5 * v_source / (v_source - 151.25))
 
 
+def test_a_private_air_gap_that_is_no_number_is_refused(patient, study, tmp_path):
+    shifted = Beam(0.0, ISOCENTER, 0.0, "rs40", 50.0, -90.0)
+    write_plan(spots("generic_proton", shifted), patient, study, tmp_path / "plan.dcm")
+    raw = (tmp_path / "plan.dcm").read_bytes()
+    assert raw.count(b"50.0") == 1
+    (tmp_path / "plan.dcm").write_bytes(raw.replace(b"50.0", b"5x.0"))
+    with pytest.raises(DicomError, match="air gap"):
+        read_plan(tmp_path / "plan.dcm")
+
+
 def test_a_photon_plan_comes_back_from_the_fluence_in_compensators(patient, study, tmp_path):
     plan = photons(patient)
     found = again(plan, patient, study, tmp_path)
@@ -121,8 +132,10 @@ def test_beams_that_deliver_nothing_are_left_out_and_numbers_stay(patient, study
 
 
 def test_angles_are_written_within_a_turn_and_keep_their_direction(patient, study, tmp_path):
-    plan = spots("generic_proton", Beam(-30.0, ISOCENTER, 275.0))
+    plan = spots("generic_proton", Beam(-30.0, ISOCENTER, -85.0))
     found = again(plan, patient, study, tmp_path).plan.beams[0]
+    first = pydicom.dcmread(tmp_path / "plan.dcm").IonBeamSequence[0].IonControlPointSequence[0]
+    assert (float(first.GantryAngle), float(first.PatientSupportAngle)) == (330.0, 275.0)
     assert (found.gantry_deg, found.couch_deg) == (330.0, -85.0)
     ours, theirs = (beam_frame(b, 2000.0) for b in (found, plan.beams[0]))
     for axis in ("u_axis", "v_axis", "direction"):
@@ -181,14 +194,44 @@ def test_written_plans_follow_the_docbook(patient, study, tmp_path):
     assert_follows_docbook(sorted(tmp_path.glob("*.dcm")))
 
 
-@pytest.mark.parametrize("weight", [0.0, np.nan, -1.0])
-def test_weights_that_deliver_nothing_or_less_are_not_written(patient, study, weight, tmp_path):
+@pytest.mark.parametrize("weight, others", [(0.0, 0.0), (np.nan, 1e7), (-1.0, 1e7)])
+def test_weights_that_deliver_nothing_or_less_are_not_written(
+    patient, study, weight, others, tmp_path
+):
     plan = spots()
+    weights = np.full(plan.n_spots, others)
+    weights[7] = weight
     with pytest.raises(ValueError, match="weight"):
-        write_plan(
-            plan.with_weights(np.full(plan.n_spots, weight)), patient, study, tmp_path / "p.dcm"
-        )
+        write_plan(plan.with_weights(weights), patient, study, tmp_path / "p.dcm")
     assert not (tmp_path / "p.dcm").exists()
+
+
+def test_control_points_come_in_pairs_with_only_the_spots_that_deliver(patient, study, tmp_path):
+    """PS3.3 C.8.8.25.7: weights add up to the growth of the meterset, and are 0 at the second."""
+    plan = spots()
+    write_plan(plan, patient, study, tmp_path / "plan.dcm")
+    beam = pydicom.dcmread(tmp_path / "plan.dcm").IonBeamSequence[0]
+    points = beam.IonControlPointSequence
+    delivered = np.count_nonzero(plan.weights[plan.beam_slice(0)])
+    assert len(points) == beam.NumberOfControlPoints == 4
+    assert sum(point.NumberOfScanSpotPositions for point in points[::2]) == delivered
+    reached = [float(point.CumulativeMetersetWeight) for point in points]
+    assert reached[0] == 0.0 and reached[1] == reached[2]
+    assert reached[3] == float(beam.FinalCumulativeMetersetWeight)
+    for first, second in zip(points[::2], points[1::2]):
+        assert second.ScanSpotPositionMap == first.ScanSpotPositionMap
+        assert not np.any(second.ScanSpotMetersetWeights)
+        grown = float(second.CumulativeMetersetWeight) - float(first.CumulativeMetersetWeight)
+        assert sum(first.ScanSpotMetersetWeights) == pytest.approx(grown, rel=1e-9)
+
+
+def test_a_file_says_how_wide_spots_are_in_air_at_the_isocenter(patient, study, tmp_path):
+    """Full width at half maximum of what the pencil beam starts from."""
+    plan = spots()
+    write_plan(plan, patient, study, tmp_path / "plan.dcm")
+    point = pydicom.dcmread(tmp_path / "plan.dcm").IonBeamSequence[0].IonControlPointSequence[0]
+    variance = layer_kernel(plan.machine, int(plan.spot_energy[0])).air_variance_mm2(0.0)
+    np.testing.assert_allclose(point.ScanningSpotSize, 2.3548 * np.sqrt(variance), rtol=1e-4)
 
 
 def test_a_range_shifter_without_a_place_is_not_written(patient, study, tmp_path):
@@ -261,6 +304,15 @@ def test_a_beam_without_a_meterset_is_refused(tmp_path):
     del plan.FractionGroupSequence[0].ReferencedBeamSequence[0].BeamMeterset
     with pytest.raises(DicomError, match="no meterset of beam 5"):
         read_plan(written(plan, tmp_path), particles_per_mu=1e8)
+
+
+def test_a_beam_or_meterset_that_is_there_twice_is_refused(tmp_path):
+    twice = foreign_plan(foreign_beam(), foreign_beam(gantry=0.0), metersets=(80.0, 70.0))
+    with pytest.raises(DicomError, match="has beam 5 2 times"):
+        read_plan(written(twice, tmp_path), particles_per_mu=1e8)
+    del twice.IonBeamSequence[1]
+    with pytest.raises(DicomError, match="ReferencedBeamSequence .* has beam 5 2 times"):
+        read_plan(written(twice, tmp_path), particles_per_mu=1e8)
 
 
 def test_setup_beams_are_left_out_with_a_note(tmp_path):

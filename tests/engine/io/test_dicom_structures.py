@@ -11,6 +11,7 @@ from dicom_samples import (
     structure_file,
     written,
 )
+from pydicom.uid import ExplicitVRLittleEndian
 
 from engine.io.dicom_dataset import DicomError
 from engine.io.dicom_structures import StructureSet, write_structures
@@ -283,6 +284,20 @@ def test_pydicoms_structure_set_is_read():
     path = PYDICOM_FILES / "rtstruct.dcm"
     declared = pydicom.dcmread(path, force=True).StructureSetROISequence
     assert [r.name for r in StructureSet(path).rois] == [item.ROIName for item in declared]
+
+
+def test_contours_beyond_64_kb_of_explicit_files_are_read(tmp_path):
+    """Such a value cannot be a decimal string there, so it is of unknown kind (PS3.5 6.2.2)."""
+    angle = np.linspace(0, 2 * np.pi, 5000, endpoint=False)
+    ring = 30.0 + 20.0 * np.column_stack([np.cos(angle), np.sin(angle)])
+    path = structure_file(tmp_path / "s.dcm", [roi("Cord", [(9.0, ring)])], STUDY)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    with pytest.warns(UserWarning, match="64 kByte"):
+        dataset.save_as(path, implicit_vr=False)
+    structures = StructureSet(path)
+    found = structures.structure(structures.rois[0], GRID, FRAME)
+    assert found.volume_cm3() == pytest.approx(0.3 * 4.0 * np.pi, rel=1e-5)
 
 
 def test_absurd_numbers_are_refused(tmp_path):

@@ -37,7 +37,9 @@ def test_targets_are_named_after_their_dose(local, tg263):
     assert mapped([local]).named == {local: Named(tg263, "target")}
 
 
-@pytest.mark.parametrize("local", ["PTV_660", "PTV 70 eval", "PTV7000000", "PTV_0", "PTV 150 Gy"])
+@pytest.mark.parametrize(
+    "local", ["PTV_660", "PTV_110", "PTV 70 eval", "PTV7000000", "PTV_0", "PTV 150 Gy"]
+)
 def test_numbers_that_are_no_dose_are_not_guessed(local):
     assert mapped([local]).unmatched == (local,)
 
