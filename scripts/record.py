@@ -16,6 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from scripts.nameless import dicom_folders, nameless, without
+
 if TYPE_CHECKING:
     from engine.dose.progress import Progress
 
@@ -121,10 +123,12 @@ def output_folder() -> Path:
 
 def save_record(cfg: DictConfig, folder: Path, overrides: list[str] | None = None) -> None:
     """Write the resolved configuration; beside it overrides (None: Hydra's), seeds, revision,
-    versions and platform."""
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    versions and platform. Neither tells the paths of DICOM folders."""
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(nameless(cfg)), encoding="utf-8")
+    given = list(HydraConfig.get().overrides.task) if overrides is None else overrides
+    folders = dicom_folders(OmegaConf.to_container(cfg, resolve=True))
     record = {
-        "overrides": list(HydraConfig.get().overrides.task) if overrides is None else overrides,
+        "overrides": [without(override, folders) for override in given],
         "seeds": seeds(OmegaConf.to_container(cfg, resolve=True)),
         "revision": _revision(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -12,6 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from scripts.nameless import nameless
+
 RESULT, LOCK, CONFIG = "result.json", ".lock", "config.yaml"
 NO_MATTER = ("output", "workers", "resume", "logger")  # change no number of a run
 
@@ -47,7 +49,7 @@ def finished_score(cfg: DictConfig, folder: Path) -> float | None:
 
 def comparable(cfg: DictConfig) -> dict:
     """The resolved configuration without what changes no number."""
-    settings = OmegaConf.to_container(cfg, resolve=True)
+    settings = OmegaConf.to_container(nameless(cfg))
     return {key: value for key, value in settings.items() if key not in NO_MATTER}
 
 

@@ -21,6 +21,7 @@ from engine.parallel import threads
 from ptenv.cases.patients import name_without_path
 from ptenv.processes import preload_workers
 from scripts.comparison import EPISODES, build_cases, write_csv
+from scripts.nameless import nameless
 from scripts.record import output_folder, save_record, stage
 
 SAME = ("env", "samplers", "agents", "trials", "timing")  # what a continued study must share
@@ -116,7 +117,7 @@ def _rows_so_far(cfg: DictConfig, folder: Path, per_case: int) -> list[dict]:
     if not (folder / EPISODES).is_file():
         return []
     before = OmegaConf.load(folder / "config.yaml")
-    now = OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
+    now = OmegaConf.create(OmegaConf.to_yaml(nameless(cfg)))
     other = [key for key in SAME if before.get(key) != now.get(key)]
     if other:
         raise ValueError(
