@@ -141,9 +141,9 @@ def _spelled(command: str, argument: str) -> str:
 
     With ``dose@engine: pencil_beam`` among a command's defaults both ``engine=`` and ``dose=``
     choose, and both ``engine.KEY=`` and ``dose.KEY=`` set a value. Where the defaults have a plain
-    ``dose`` as well, that is what ``dose`` means. A launcher
-    or sweeper of a Hydra plugin is the one with our settings, where ``conf/hydra`` has one.
-    ``SPELLINGS`` are what a person may say for keys that cannot be called so.
+    ``dose`` as well, that is what ``dose`` means. A launcher or sweeper of a Hydra plugin is the
+    one with our settings, where ``conf/hydra`` has one. ``SPELLINGS`` are what a person may say for
+    keys that cannot be called so.
     """
     for written, key in SPELLINGS.get(command, {}).items():
         if argument.startswith(f"{written}="):

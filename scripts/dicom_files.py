@@ -72,7 +72,7 @@ def refuse_others(folder: Path) -> None:
 
 
 def _dicom_in(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*.dcm")) if is_dicom(path)]
+    return [path for path in sorted(folder.glob("*")) if is_dicom(path)]  # not all end in .dcm
 
 
 def _is_ours(path: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from engine.io.dicom_study import Study
 from engine.io.openkbp import read_reference_dose
 from engine.patient.patient import Patient
 from scripts import dicom_files, plan_files
@@ -56,6 +57,11 @@ def _prescribed(patient: Patient, made: "plan_files.ReadPlan") -> Patient:
         raise ValueError(
             f"the plan was made for {made.patient}, and this patient is {own}; give the plan's "
             "patient, with the same keys."
+        )
+    if made.image != Study.of(patient).pseudonym:
+        raise ValueError(
+            f"the plan was made on another CT of {own}: of other voxels, or of another part of the "
+            "patient; give the same keys of patient as for the plan."
         )
     return replace(
         patient, prescription_gy=made.prescription_gy, n_fractions=made.n_fractions

@@ -13,6 +13,7 @@ from engine.dose.quantities import Quantity
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import ScoreTable
 from engine.geometry.plan import Aperture, Beam, Plan
+from engine.io.dicom_study import Study
 from engine.machine.ion import IonMachine
 from engine.machine.library import load_machine
 from engine.machine.photon import PhotonMachine
@@ -85,6 +86,7 @@ class ReadPlan:
     """A plan read again from its folder, with what it was made for and its doses."""
 
     patient: str  # the source of the patient, or the name
+    image: str  # digest of the CT that it was made on
     prescription_gy: Mapping[str, float]
     n_fractions: int
     plan: Plan
@@ -99,11 +101,12 @@ def read(folder: Path, machine: str | None = None) -> ReadPlan:
         with np.load(folder / "dose.npz") as dose:
             total, beams = dose["dose_gy_rbe"], dose["beam_dose_gy_rbe"]
             grid = Grid(total.shape, dose["spacing_mm"], dose["origin_mm"])
-        if "weighted_by" not in content:
-            raise ValueError("its plan.json does not say by what doses are weighted; plan again")
+        if not {"weighted_by", "image"} <= set(content):
+            raise ValueError("its plan.json lacks weighted_by or image; plan again")
         plan = _read_plan(content, load_machine(machine or content["machine"]))
         return ReadPlan(
-            content["patient"], content["prescription_gy_rbe"], content["n_fractions"], plan,
+            content["patient"], content["image"], content["prescription_gy_rbe"],
+            content["n_fractions"], plan,
             dicom_files.Doses(grid, total, beams, content["weighted_by"]),
         )  # fmt: skip
     except FileNotFoundError as error:
@@ -154,6 +157,7 @@ def _plan(
         beams.append({**asdict(beam), "layers": _layers(plan, spots)})
     content = {
         "patient": patient.source or patient.name,
+        "image": Study.of(patient).pseudonym,
         "machine": plan.machine.name,
         "n_fractions": patient.n_fractions,
         "prescription_gy_rbe": dict(patient.prescription_gy),

@@ -33,6 +33,7 @@ from engine.patient.patient import Patient
 HU_TYPES = ("HU", "HU_MOD", "US", "")  # of the rescaled values; unspecified are taken for HU
 SPACING_WITHIN_MM = 1e-3
 COSINE_WITHIN = 1e-4
+THIN = 1.9  # distance of slices over their thickness from which some may be missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +43,16 @@ class Ct:
     grid: Grid
     hu: np.ndarray
     frame_uid: str  # the frame of reference
-    notes: tuple[str, ...] = ()  # what was left out
+    notes: tuple[str, ...] = ()  # what was left out or is doubtful
 
 
 def read_ct(paths: Sequence[str | Path]) -> Ct:
     """The CT of a series' files, sorted by position, in HU within −1000 … 3000.
 
     Every slice has its own slope and intercept; padding is air. Localizers are left out with a
-    note. Refused with what was found: slices of more than one series, frame of reference, size,
-    spacing or orientation; values that are not CT numbers; enhanced (multi-frame) CT; and all
-    that ``axial_stack`` refuses.
+    note, and slices far apart for their thickness are noted. Refused with what was found: slices
+    of more than one series, frame of reference, size, spacing or orientation; values that are not
+    CT numbers; enhanced (multi-frame) CT; and all that ``axial_stack`` refuses.
     """
     headers = [read_header(path) for path in paths]
     slices = [header for header in headers if not is_localizer(header)]
@@ -63,8 +64,9 @@ def read_ct(paths: Sequence[str | Path]) -> Ct:
     stack = _stack(slices)
     hu = stack.volume((_hu(read_dataset(header.filename)) for header in slices), np.float32)
     n_left = len(headers) - len(slices)
-    notes = (f"{n_left} localizer image{'s' * (n_left > 1)} left out",) if n_left else ()
-    return Ct(stack.grid, hu, text(slices[0], "FrameOfReferenceUID"), notes)
+    notes = [f"{n_left} localizer image{'s' * (n_left > 1)} left out"] if n_left else []
+    notes += _about_thin_slices(slices[0], stack.grid.spacing_mm[0])
+    return Ct(stack.grid, hu, text(slices[0], "FrameOfReferenceUID"), tuple(notes))
 
 
 def write_ct(patient: Patient, study: Study, folder: str | Path) -> list[Path]:
@@ -142,6 +144,14 @@ def _stack(slices: Sequence[Dataset]) -> AxialStack:
         numbers(first, "PixelSpacing", 2),
         number(first, "SliceThickness", None),
     )
+
+
+def _about_thin_slices(first: Dataset, dz_mm: float) -> list[str]:
+    """Of slices far apart for their thickness: every other one that is missing leaves no gap."""
+    thickness_mm = number(first, "SliceThickness", None)
+    if not thickness_mm or dz_mm < THIN * abs(thickness_mm):
+        return []
+    return [f"slices of {thickness_mm:g} mm lie {dz_mm:g} mm apart, some between may be missing"]
 
 
 def _hu(slice_: Dataset) -> np.ndarray:

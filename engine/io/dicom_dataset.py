@@ -5,9 +5,10 @@ out, the tag, and of numbers and codes the value; text that may be a person's is
 neither are pydicom's own messages, which may quote it.
 """
 
+import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pydicom
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
 
 MAX_VOXELS = 2**30
@@ -24,6 +26,7 @@ MAX_COMPRESSION = 1000  # a blank slice of JPEG 2000 comes near; small data may 
 FREE_BYTES = 2**22
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # of files that lack the preamble
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+_CONTROL = frozenset(map(chr, range(32))) - set("\t\n\f\r\x1b")
 _REQUIRED = object()
 
 
@@ -47,7 +50,7 @@ def read_dataset(path: str | Path) -> Dataset:
     """A whole file. Values are converted only when they are asked for, pixels by
     ``pixel_frames``."""
     dataset = _read(path)
-    for element in dataset.elements():
+    for element in dataset.values():
         if (
             isinstance(element, RawDataElement)
             and element.length != _UNDEFINED_LENGTH
@@ -107,7 +110,8 @@ def numbers(dataset: Dataset, keyword: str, n: int | None = None) -> np.ndarray:
 
     Decimal strings are read from their bytes, as contours hold them by the million.
     """
-    raw = dataset.get_item(tag_for_keyword(keyword)) if keyword in dataset else None
+    tag = tag_for_keyword(keyword)
+    raw = dataset.get_item(tag, keep_deferred=True) if keyword in dataset else None
     is_text = isinstance(raw, RawDataElement) and dictionary_VR(raw.tag) in ("DS", "IS")
     if is_text and raw.value and raw.value.strip(b" \0"):
         found = _parsed(raw.value.strip(b" \0"))
@@ -135,7 +139,13 @@ def text(dataset: Dataset, keyword: str, default: Any = _REQUIRED) -> str:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, Sequence) or not all(isinstance(part, str) for part in values):
         raise DicomError(f"{_named(keyword)} of {label(dataset)} is no text; export it again.")
-    return "\\".join(values).strip(" \0")
+    joined = "\\".join(values).strip(" \0")
+    if not _CONTROL.isdisjoint(joined):  # after a wrong length the person's name may be in it
+        raise DicomError(
+            f"{_named(keyword)} of {label(dataset)} holds control characters, as where a length is "
+            "wrong; the file may be damaged, copy it again."
+        )
+    return joined
 
 
 def meta_text(dataset: Dataset, keyword: str) -> str:
@@ -143,6 +153,18 @@ def meta_text(dataset: Dataset, keyword: str) -> str:
     meta = getattr(dataset, "file_meta", Dataset())
     meta.place = label(dataset)
     return text(meta, keyword, "")
+
+
+def private_value(dataset: Dataset, group: int, element: int, creator: str) -> Any:
+    """The value of a private element as pydicom gives it; None where there is none."""
+
+    def get():
+        try:
+            return dataset.get_private_item(group, element, creator).value
+        except KeyError:
+            return None
+
+    return _guarded(dataset, f"the private element {group:04X},{element:02X}", get)
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
@@ -197,19 +219,28 @@ def _read(path: str | Path, **options) -> Dataset:
     if not is_dicom(path):
         why = "does not begin as DICOM does" if path.is_file() else "does not exist or is no file"
         raise DicomError(f"{shown} {why}; give a DICOM file.")
-    if DeflatedExplicitVRLittleEndian.encode() in _head(path):
-        raise DicomError(
-            f"{shown} is deflated as a whole, which is not read; convert it to explicit little "
-            "endian."
-        )
     try:
         with _silent():
-            return pydicom.dcmread(path, force=True, **options)
+            is_deflated = _is_deflated(path)
+            if not is_deflated:
+                return pydicom.dcmread(path, force=True, **options)
     except Exception as error:  # whatever a damaged file makes pydicom raise
         raise DicomError(
             f"{shown} cannot be read as DICOM ({type(error).__name__}); it may be truncated or "
             "damaged, copy it again."
         ) from None
+    raise DicomError(
+        f"{shown} is deflated as a whole, which is not read; convert it to explicit little endian."
+    )
+
+
+def _is_deflated(path: Path) -> bool:
+    """Whether reading a file would unfold it, to whatever length."""
+    head = _head(path)
+    if head[128:132] != b"DICM":
+        return DeflatedExplicitVRLittleEndian.encode() in head
+    meta = read_file_meta_info(path)  # which may be longer than the head
+    return meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
 
 
 def _head(path: str | Path) -> bytes:
@@ -224,9 +255,8 @@ def _head(path: str | Path) -> bytes:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def _silent(log: logging.Logger = pydicom.config.logger) -> Iterator[None]:
     """Without pydicom's warnings and log, which quote values."""
-    log = pydicom.config.logger
     was_disabled, log.disabled = log.disabled, True
     try:
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
@@ -237,15 +267,18 @@ def _silent() -> Iterator[None]:
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:
+    return _guarded(dataset, _named(keyword), lambda: dataset.get(keyword))
+
+
+def _guarded(dataset: Dataset, named: str, get: Callable[[], Any]) -> Any:
     try:
         with _silent():
-            element = dataset.get(keyword)
+            return get()
     except Exception as error:
         raise DicomError(
-            f"{_named(keyword)} of {label(dataset)} cannot be read ({type(error).__name__}); the "
-            "file may be damaged, copy it again."
+            f"{named} of {label(dataset)} cannot be read ({type(error).__name__}); the file may be "
+            "damaged, copy it again."
         ) from None
-    return element
 
 
 def _named(tag: int | str) -> str:
@@ -255,8 +288,14 @@ def _named(tag: int | str) -> str:
 
 
 def _without_person(name: str, dataset: Dataset) -> str:
-    person = f"{_value(dataset, 'PatientName') or ''} {_value(dataset, 'PatientID') or ''}"
-    for word in sorted(set(re.findall(r"\w{2,}", person)), key=len, reverse=True):
+    """A file's name without words of the person's; nothing of it where those cannot be read."""
+    try:
+        with _silent():
+            person = f"{dataset.get('PatientName') or ''} {dataset.get('PatientID') or ''}"
+    except Exception:
+        return repr("…")
+    words = {word for word in re.findall(r"\w{2,}", person) if word.lower() in name.lower()}
+    for word in sorted(words, key=len, reverse=True):
         name = re.sub(re.escape(word), "…", name, flags=re.IGNORECASE)
     return repr(name)
 
@@ -315,8 +354,9 @@ def _is_compressed(dataset: Dataset) -> bool:
     if syntax == "":
         return False
     if syntax not in AllTransferSyntaxes:
+        shown = syntax if re.fullmatch(r"[0-9.]{1,64}", str(syntax)) else "no UID"
         raise DicomError(
-            f"TransferSyntaxUID of {label(dataset)} is {syntax}, which is none of the standard's; "
+            f"TransferSyntaxUID of {label(dataset)} is {shown}, which is none of the standard's; "
             "convert it to explicit little endian."
         )
     return UID(syntax).is_encapsulated
@@ -328,7 +368,7 @@ def _is_little_endian(dataset: Dataset) -> bool:
 
 def _decompressed(dataset: Dataset, shape: tuple[int, int, int]) -> np.ndarray:
     try:
-        with _silent():
+        with _silent(), _silent(logging.getLogger("pydicom.pixels.decoders.base")):
             return pydicom.pixels.pixel_array(dataset, raw=True).reshape(shape)
     except Exception as error:
         syntax = UID(meta_text(dataset, "TransferSyntaxUID"))

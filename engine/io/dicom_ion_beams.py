@@ -93,12 +93,15 @@ class IonReading:
                 "knows; give particles_per_mu, a number (1e8 is usual near 125 MeV) or "
                 "{MeV: number}."
             )
-        if isinstance(told, Mapping):
-            at, values = np.array(sorted((float(e), float(n)) for e, n in told.items())).T
-        else:
-            at, values = np.zeros(1), np.array([float(told)])
-        if not (np.all(np.isfinite(values)) and np.all(values > 0.0)):
+        by_energy = told if isinstance(told, Mapping) else {energy_mev: told}
+        at, values = np.array(sorted(by_energy.items()), float).reshape(-1, 2).T
+        if not (len(at) and np.all(np.isfinite(values)) and np.all(values > 0.0)):
             raise ValueError(f"particles_per_mu={told} must be positive numbers.")
+        if not at[0] - self.energy_within_mev <= energy_mev <= at[-1] + self.energy_within_mev:
+            raise ValueError(
+                f"particles_per_mu={told} is told from {at[0]:g} to {at[-1]:g} MeV, and {where} "
+                f"has {energy_mev:g} MeV; tell it for that energy too."
+            )
         return float(np.interp(energy_mev, at, values))
 
 
@@ -308,14 +311,17 @@ def _shifter_mm(setting: Dataset, kept: _Kept, beam: Dataset) -> float:
 
 
 def _known_shifter(identifier: str, setting: Dataset, machine: IonMachine) -> str:
-    """By its name, or by its water-equivalent thickness."""
-    for shifter in machine.range_shifters:
-        if shifter.name == identifier:
-            return shifter.name
+    """By its water-equivalent thickness; of several, or without one, by its name."""
     wet_mm = number(setting, "RangeShifterWaterEquivalentThickness", None)
-    for shifter in machine.range_shifters:
-        if wet_mm is not None and abs(shifter.wet_mm - wet_mm) <= WET_WITHIN_MM:
-            return shifter.name
+    alike = [
+        shifter.name
+        for shifter in machine.range_shifters
+        if wet_mm is None or abs(shifter.wet_mm - wet_mm) <= WET_WITHIN_MM
+    ]
+    if identifier in alike:
+        return identifier
+    if alike and wet_mm is not None:
+        return alike[0]
     known = ", ".join(f"{s.name} ({s.wet_mm:g} mm of water)" for s in machine.range_shifters)
     shown = "an untold thickness" if wet_mm is None else f"{wet_mm:g} mm of water"
     raise DicomError(
@@ -334,9 +340,9 @@ def _aperture(beam: Dataset, machine: IonMachine) -> Aperture | None:
         raise DicomError(f"BlockType of {label(block)} is {text(block, 'BlockType')}; an APERTURE "
                          "can be computed.")  # fmt: skip
     thickness_mm = number(block, "BlockThickness")
-    upstream = text(block, "BlockMountingPosition") == "PATIENT_SIDE"
+    hangs_below = text(block, "BlockMountingPosition") == "PATIENT_SIDE"
     tray_mm = number(block, "IsocenterToBlockTrayDistance")
-    exit_mm = -(tray_mm - thickness_mm) if upstream else -tray_mm
+    exit_mm = -(tray_mm - thickness_mm) if hangs_below else -tray_mm
     corners = numbers(block, "BlockData", 2 * whole(block, "BlockNumberOfPoints")).reshape(-1, 2)
     opening = corners * block_scale(-tray_mm, machine)
     material = text(block, "MaterialID", "brass").lower()

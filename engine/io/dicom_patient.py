@@ -74,7 +74,7 @@ def read_patient(
     if linked.series.uid not in linked.structures.refers_to:
         notes.append("the structures refer to another series, of the same frame of reference")
     chosen = _chosen(structure_set, names, roles or {}, prescription_gy or {}, notes)
-    planned_gy, planned_fractions = _planned(linked.plan, prescription_gy, n_fractions)
+    planned_gy, planned_fractions = _planned(folder, linked, prescription_gy, n_fractions)
     doses_gy = _doses_gy(chosen, prescription_gy or {}, planned_gy)
     n_fractions = planned_fractions if n_fractions is None else n_fractions
     if n_fractions is None:
@@ -106,7 +106,8 @@ def link(
 ) -> Linked:
     """What belongs together in a folder, by the keys given and by references.
 
-    A plan is optional: without a key it is the only one that refers to the structure set.
+    A plan is optional: without a key it is the only one that refers to the structure set, and none
+    where several do.
     """
     chosen_plan = None if plan is None else folder.chosen("plan", plan)
     chosen_series = None if series is None else folder.chosen("series", series)
@@ -174,12 +175,16 @@ def _external_by_type(
 
 
 def _planned(
-    plan: Entry | None, prescription_gy: Mapping[str, float] | None, n_fractions: int | None
-) -> tuple[dict[int, float], int | None]:
+    folder: DicomFolder, linked: Linked, prescription_gy: Mapping[str, float] | None,
+    n_fractions: int | None,
+) -> tuple[dict[int, float], int | None]:  # fmt: skip
     """Doses by ROI number and fractions of the plan, if the keys leave something to it."""
-    if plan is None or (prescription_gy and n_fractions is not None):
+    if prescription_gy and n_fractions is not None:
         return {}, None
-    return prescription(read_dataset(plan.path))
+    plans = folder.belonging("plan", linked.structures)
+    if linked.plan is None and plans:
+        folder.chosen("plan", None, plans)  # refuses, and lists them
+    return ({}, None) if linked.plan is None else prescription(read_dataset(linked.plan.path))
 
 
 def _doses_gy(
@@ -229,7 +234,10 @@ def _drawn(
         drawn = structure_set.structure(wanted.roi, ct.grid, ct.frame_uid)
         notes += drawn.notes
         mask = drawn.mask_on(ct.grid)
+        cut_mm = drawn.beyond_mm(ct.grid)
         if mask.any():
+            if cut_mm > 0.5 * ct.grid.spacing_mm[0]:
+                notes.append(f"{wanted.roi.name!r} is cut at the end of the CT, by {cut_mm:g} mm")
             yield Structure(wanted.name, mask, wanted.role, wanted.roi.material)
         else:
             notes.append(f"{wanted.roi.name!r} is left out: it covers no voxel of the CT")

@@ -17,6 +17,9 @@ TILTS = (
     "BeamLimitingDeviceAngle", "GantryPitchAngle", "TableTopPitchAngle", "TableTopRollAngle",
     "TableTopEccentricAngle",
 )  # fmt: skip
+STEADY = (
+    "NominalBeamEnergy", "PatientSupportAngle", "BeamLimitingDeviceAngle", "IsocenterPosition",
+)  # fmt: skip
 ENERGY_WITHIN_MV = 0.5
 EDGE_WITHIN_MM = 0.1  # of a pixel that reaches under a jaw
 MAPS = "CompensatorTransmissionData"
@@ -67,13 +70,31 @@ def _refuse_unknown(beam: Dataset, first: Dataset, machine: IonMachine | PhotonM
 
 
 def _refuse_moving(beam: Dataset, points: list[Dataset]) -> None:
-    """Beams that change while they treat."""
+    """Beams that change while they treat: only the first control point is computed."""
     turning = {number(p, "GantryAngle") for p in points if has(p, "GantryAngle")}
     if len(turning) > 1:
         raise DicomError(
             f"{label(beam)} turns about the patient, from {min(turning):g}° to {max(turning):g}° "
             f"at {len(points)} control points; static beams are computed."
         )
+    for keyword in STEADY:
+        if len({tuple(numbers(p, keyword)) for p in points if has(p, keyword)}) > 1:
+            raise DicomError(
+                f"{keyword} of {label(beam)} changes while it treats; static beams are computed."
+            )
+    if len({_jaws_mm(p) for p in points} - {()}) > 1:
+        raise DicomError(
+            f"the jaws of {label(beam)} move while it treats; static beams are computed."
+        )
+
+
+def _jaws_mm(point: Dataset) -> tuple[tuple[str, float, float], ...]:
+    """X or Y and the edges of every pair of jaws that a control point tells."""
+    return tuple(
+        (axis, *numbers(opening, "LeafJawPositions", 2).tolist())
+        for opening in items(point, "BeamLimitingDevicePositionSequence")
+        if (axis := text(opening, "RTBeamLimitingDeviceType").removeprefix("ASYM")) in ("X", "Y")
+    )
 
 
 def _map(beam: Dataset, first: Dataset) -> Dataset:
@@ -116,11 +137,7 @@ def _bixels(compensator: Dataset) -> np.ndarray:
 
 def _refuse_hidden(rows: np.ndarray, first: Dataset) -> None:
     """Pixels whose middle lies under a jaw."""
-    for opening in items(first, "BeamLimitingDevicePositionSequence"):
-        axis = text(opening, "RTBeamLimitingDeviceType").removeprefix("ASYM")
-        if axis not in ("X", "Y"):
-            continue
-        low, high = numbers(opening, "LeafJawPositions", 2)
+    for axis, low, high in _jaws_mm(first):
         at = rows[:, 2 if axis == "X" else 1]
         hidden = int(np.count_nonzero((at < low - EDGE_WITHIN_MM) | (at > high + EDGE_WITHIN_MM)))
         if hidden:

@@ -74,6 +74,9 @@ def read_plan(
     notes: list[str] = []
     beams = _treating(dataset, sequence, notes)
     machine = machine or _machine_of(beams[0], notes)
+    n_machines = len({text(beam, "TreatmentMachineName", "") for beam in beams})
+    if n_machines > 1:
+        notes.append(f"the file's beams are of {n_machines} machines; computed with {machine.name}")
     reading = IonReading(machine, particles_per_mu, energy_within_mev, notes)
     parts = _parts(dataset, beams, sequence == "IonBeamSequence", reading)
     return DicomPlan(

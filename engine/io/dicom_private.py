@@ -4,12 +4,14 @@ The distance from a range shifter to the skin, in the settings of the range shif
 fragments spread depends on it.
 """
 
+import numpy as np
 from pydicom.datadict import add_private_dict_entry
 from pydicom.dataset import Dataset
 
-from engine.io.dicom_dataset import DicomError, label
+from engine.io.dicom_dataset import DicomError, label, private_value
 
 CREATOR, GROUP, AIR_GAP = "PTENV", 0x300B, 0x01
+LARGEST_MM = 10_000.0
 add_private_dict_entry(CREATOR, (GROUP << 16) | 0x1000 | AIR_GAP, "DS", "Air Gap in mm")
 
 
@@ -20,17 +22,16 @@ def write_air_gap_mm(item: Dataset, air_gap_mm: float) -> None:
 
 def air_gap_mm(item: Dataset) -> float | None:
     """None where the file is not ours."""
-    element = item.get_private_item(GROUP, AIR_GAP, CREATOR) if _has_block(item) else None
-    if element is None:
+    value = private_value(item, GROUP, AIR_GAP, CREATOR)
+    if value is None:
         return None
     try:
-        return float(element.value)
+        gap_mm = float(value)
     except (TypeError, ValueError):
-        raise DicomError(f"the air gap of {label(item)} is no number.") from None
-
-
-def _has_block(item: Dataset) -> bool:
-    try:
-        return AIR_GAP in item.private_block(GROUP, CREATOR)
-    except KeyError:
-        return False
+        gap_mm = np.nan
+    if not 0.0 <= gap_mm <= LARGEST_MM:
+        raise DicomError(
+            f"the air gap of {label(item)} is no length from 0 to {LARGEST_MM:g} mm; export the "
+            "plan again."
+        )
+    return gap_mm

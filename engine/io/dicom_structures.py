@@ -36,7 +36,7 @@ from engine.io.dicom_dataset import (
 from engine.io.dicom_image import POSITION_WITHIN_MM
 from engine.io.dicom_study import Study, referenced, roi_numbers, save
 from engine.patient.grid import Grid
-from engine.patient.patient import Patient, Role
+from engine.patient.patient import Patient, Role, Structure
 from engine.patient.structures import distance_mm
 from engine.patient.tissues import MATERIALS
 
@@ -62,6 +62,7 @@ NOT_FILLED = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 HALF = 0.5 - 1e-6  # of a voxel, rounding aside
 MAX_STEP_SLICES = 3.5  # contours further apart belong to separate pieces
 COORDINATE_WITHIN_MM = 1e5
+MOST_PIXELS = 2000  # along a side
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 _CONTOUR_DATA = Tag(0x3006, 0x0050)
 
@@ -118,16 +119,26 @@ class ContouredStructure:
         return mask
 
     def volume_cm3(self) -> float:
-        """Volume of the contours' slabs: a grid of 1 mm in the plane, whole slabs along z."""
+        """Volume of the contours' slabs: pixels of 1 mm in the plane, of more where a contour goes
+        astray by meters; whole slabs along z."""
         points = np.concatenate([p for plane in self.planes for p in plane])
-        low = points.min(axis=0) - 1.0
-        nx, ny = np.ceil(np.ptp(points, axis=0) + 3.0).astype(int)
-        grid = Grid((1, ny, nx), (1.0, 1.0, 1.0), (0.0, low[1], low[0]))
-        areas_mm2 = self._coverages(grid)
-        return sum(
-            (slab.high_mm - slab.low_mm) * self._between(areas_mm2, slab, grid).share.sum()
+        extent_mm = np.ptp(points, axis=0)
+        pixel_mm = max(1.0, float(extent_mm.max()) / MOST_PIXELS)
+        x_mm, y_mm = points.min(axis=0) - pixel_mm
+        nx, ny = np.ceil(extent_mm / pixel_mm + 3.0).astype(int)
+        grid = Grid((1, ny, nx), (1.0, pixel_mm, pixel_mm), (0.0, y_mm, x_mm))
+        coverages = self._coverages(grid)
+        volume_pixels = sum(
+            (slab.high_mm - slab.low_mm) * self._between(coverages, slab, grid).share.sum()
             for slab in self.slabs
-        ) / 1000.0
+        )
+        return volume_pixels * pixel_mm**2 / 1000.0
+
+    def beyond_mm(self, grid: Grid) -> float:
+        """How far the structure reaches beyond the first or the last slice of a grid; 0 or less of
+        one that does not."""
+        below = grid.lower_mm[2] - self.slabs[0].low_mm
+        return float(max(below, self.slabs[-1].high_mm - grid.upper_mm[2]))
 
     def _slices(self, grid: Grid) -> Iterator[tuple[int, Coverage]]:
         """Index and coverage of every slice that the structure reaches."""
@@ -405,7 +416,7 @@ def _declared(roi_number: int, name: str, study: Study) -> Dataset:
     return item
 
 
-def _contoured(roi_number: int, structure, grid: Grid, slices: list[Dataset]) -> Dataset:
+def _contoured(roi_number: int, structure: Structure, grid: Grid, slices: list[Dataset]) -> Dataset:
     item = Dataset()
     color = COLORS.get(structure.role, ORGAN_COLORS[roi_number % len(ORGAN_COLORS)])
     item.ReferencedROINumber, item.ROIDisplayColor = roi_number, list(color)
@@ -432,10 +443,16 @@ def _contour(polygon: np.ndarray, z_mm: float, slice_: Dataset) -> Dataset:
     return contour
 
 
-def _observed(roi_number: int, structure) -> Dataset:
+def _observed(roi_number: int, structure: Structure) -> Dataset:
     item = Dataset()
     item.ObservationNumber = item.ReferencedROINumber = roi_number
-    item.RTROIInterpretedType, item.ROIInterpreter = TYPES[structure.role], ""
+    item.RTROIInterpretedType, item.ROIInterpreter = _type(structure), ""
     if structure.material is not None:
         item.MaterialID = structure.material
     return item
+
+
+def _type(structure: Structure) -> str:
+    """RT ROI Interpreted Type; which of the targets it is stands in a target's name (TG-263)."""
+    named = structure.name[:3].upper()
+    return named if structure.role == "target" == ROLES.get(named) else TYPES[structure.role]

@@ -37,14 +37,15 @@ class Study:
 
     @classmethod
     def of(cls, patient: Patient) -> "Study":
-        """Of the CT as a file holds it, in whole HU, and of the structures' masks."""
+        """Of the CT as a file holds it, in whole HU, and of the structures' masks in their order,
+        which numbers them."""
         image, structures = sha256(), sha256()
         geometry = (*patient.grid.spacing_mm, *patient.grid.origin_mm)
         image.update(np.rint(np.array(geometry) / ORIGIN_WITHIN_MM).astype("<i8").tobytes())
         image.update(np.array(patient.grid.shape, "<i8").tobytes())
         image.update(np.rint(patient.hu).astype("<i2").tobytes())
         structures.update(image.digest())
-        for name, structure in sorted(patient.structures.items()):
+        for name, structure in patient.structures.items():
             structures.update(f"\0{name}\0{structure.role}\0{structure.material}\0".encode())
             structures.update(np.packbits(structure.mask).tobytes())
         return cls(image.hexdigest(), structures.hexdigest())

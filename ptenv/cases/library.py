@@ -14,7 +14,7 @@ from ptenv.cases.energy_layer_build import build_energy_layer_case
 from ptenv.cases.energy_layer_case import EnergyLayerCase
 from ptenv.cases.energy_layer_recipe import EnergyLayerRecipe
 from ptenv.cases.recipe import VoxelMaskRecipe
-from ptenv.cases.store import CacheWarning, CaseStore
+from ptenv.cases.store import CacheWarning, CaseStore, Entry
 
 IN_MEMORY = 96  # cases of this process; the arrays of cached ones are maps of the store's files
 IN_MEMORY_BYTES = 4e9  # of influence matrices that were built without the disk cache
@@ -65,7 +65,7 @@ def recalled_case(settings: dict, key: str, kind: str = VoxelMaskRecipe.__name__
         return _memory[key]
     entry = _store().read(key)
     if entry is not None:
-        return _remember(KINDS[kind].case.from_entry(*entry))
+        return _remember(_opened(KINDS[kind], entry, settings["patient"]))
     recipe = KINDS[kind].recipe(**settings)
     if recipe.key() != key:
         raise ValueError(
@@ -86,18 +86,34 @@ def _from_store(key: str, recipe: AnyRecipe) -> AnyCase:
     store, kind = _store(), _kind(recipe)
     entry = store.read(key)
     if entry is not None:
-        return _remember(kind.case.from_entry(*entry))
+        return _remember(_opened(kind, entry, recipe.patient))
     store.require_writable()  # before minutes are spent on building
     case = kind.build(recipe)
     try:
-        store.write(key, *case.as_entry())
+        store.write(key, *_without_path(case))
     except OSError as error:
         message = f"case {case.case_id} was not written to the cache {store.folder} ({error})."
         warnings.warn(message, CacheWarning, stacklevel=3)
     entry = store.read(key)
     if entry is None:  # a full disk, or evicted at once
         return _remember(case, on_disk=False)
-    return _remember(kind.case.from_entry(*entry))
+    return _remember(_opened(kind, entry, recipe.patient))
+
+
+def _without_path(case: AnyCase) -> Entry:
+    """What the store keeps: a folder of DICOM files is often named after a person."""
+    description, arrays = case.as_entry()
+    return _of_patient(description, case.case_id), arrays
+
+
+def _opened(kind: Kind, entry: Entry, patient: str) -> AnyCase:
+    """A stored case, whose patient is where it is asked for now."""
+    description, arrays = entry
+    return kind.case.from_entry(_of_patient(description, patient), arrays)
+
+
+def _of_patient(description: dict, patient: str) -> dict:
+    return {**description, "recipe": {**description["recipe"], "patient": patient}}
 
 
 def _kind(recipe: AnyRecipe) -> Kind:

@@ -126,7 +126,7 @@ def test_a_folder_with_files_of_another_system_is_refused_before_anything_is_com
     (tmp_path / "dicom").mkdir()
     other = pydicom.dcmread(made / "dicom" / "CT_0001.dcm")
     other.Manufacturer = "Other"
-    other.save_as(tmp_path / "dicom" / "a.dcm")
+    other.save_as(tmp_path / "dicom" / "IM0001")
     assert cli.main(["plan", *TANK, "output.dicom=true", f"output={tmp_path}"]) == 2
     assert "another system" in capsys.readouterr().err
     assert not (tmp_path / "plan.json").exists()

@@ -81,6 +81,13 @@ def test_another_patient_than_the_plans_is_refused(planned, tmp_path, capsys):
     assert "phantom:water_tank" in said and "TG-119" in said
 
 
+def test_another_ct_than_the_plans_is_refused(planned, tmp_path, capsys):
+    """A tank of another size is called the same."""
+    finer = [a for a in TANK if "spacing" not in a]
+    said = refused(capsys, tmp_path, *finer, "patient.spacing_mm=3", f"plan={planned}")
+    assert "another CT" in said
+
+
 def test_a_folder_without_a_plan_is_refused(tmp_path, capsys):
     assert "no plan.json" in refused(capsys, tmp_path, *TANK, f"plan={tmp_path}")
 

@@ -444,7 +444,7 @@ def _compressed(rng, files: Files, target: str) -> None:
         if rng.random() < 0.7:
             _put(file, "PixelData", "OB", content(), is_encapsulated=True)
         for keyword in ("Rows", "Columns"):
-            _put(file, keyword, "US", _as_bytes("US", _chosen(rng, [10, 4000, 6000, 65535])))
+            _put(file, keyword, "US", _as_bytes("US", _chosen(rng, [10, 1000, 4000, 65535])))
         if syntax in (JPEGBaseline8Bit, JPEG2000Lossless):
             for keyword, value in dict(
                 SamplesPerPixel=1, BitsAllocated=8, BitsStored=8, HighBit=7, PixelRepresentation=0
@@ -596,11 +596,11 @@ def _rle_bomb(rng) -> bytes:
 
 @cache
 def _blank_image(form: str) -> bytes:
-    """36 Mpixel of one gray in less than 1 MB."""
+    """16 Mpixel of one gray in less than 300 KB."""
     from PIL import Image
 
     made = io.BytesIO()
-    Image.new("L", (64, 64) if form == "PNG" else (6000, 6000)).save(made, form)
+    Image.new("L", (64, 64) if form == "PNG" else (4000, 4000)).save(made, form)
     return made.getvalue()
 
 

@@ -142,6 +142,12 @@ def test_a_missing_slice_is_refused(paths):
     refused(paths[:2] + paths[3:], "6.00 mm between z = -17 and -11 mm: 1 of them missing")
 
 
+def test_every_other_slice_missing_is_told_by_the_thickness(paths):
+    assert read_ct(paths).notes == ()
+    (note,) = read_ct(paths[::2]).notes
+    assert "slices of 3 mm lie 6 mm apart" in note
+
+
 def test_padding_that_is_no_number_is_refused(paths):
     with_bytes(paths[0], "PixelPaddingValue", b"\1\0\2\0")
     refused(paths, "PixelPaddingValue")

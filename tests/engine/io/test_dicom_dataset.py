@@ -1,11 +1,14 @@
 import os
+import struct
 import tracemalloc
 import warnings
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_samples import PYDICOM_FILES, edited, small_patient, with_bytes
-from pydicom.uid import UID, RLELossless
+from pydicom.tag import Tag
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
 from engine.io.dicom_ct import write_ct
 from engine.io.dicom_dataset import (
@@ -113,6 +116,18 @@ def test_the_person_is_struck_out_of_the_file_name(tmp_path, slice_file):
     assert label(read_header(path, ["Modality"])) == "'CT_…_….….1.dcm'"
 
 
+def test_a_file_whose_person_cannot_be_read_has_no_name(tmp_path, slice_file):
+    path = as_explicit(slice_file, tmp_path / "CT_doe.dcm", PatientName=b"FD", PatientID=b"FD")
+    assert label(read_dataset(path)) == "'…'"
+    refused(lambda: number(read_dataset(path), "GantryAngle"), "'…' has no GantryAngle")
+
+
+def test_text_into_which_its_neighbors_run_is_not_shown(slice_file):
+    with_bytes(slice_file, "RescaleType", b"HU\x20\x20\x10\0\x10\0\x08\0\0\0Doe^Jane")
+    said = refused(lambda: text(read_dataset(slice_file), "RescaleType"), "control characters")
+    assert "Doe" not in said
+
+
 def test_reading_warns_of_nothing_and_quotes_nothing(slice_file, caplog):
     path = with_bytes(slice_file, "SOPInstanceUID", b"Jane Doe's own UID, that is none at all.")
     implicit, explicit = b"\x12\x001.2.840.10008.1.2\0", b"\x14\x001.2.840.10008.1.2.1\0"
@@ -150,6 +165,39 @@ def test_every_truncation_is_refused_or_misses_something(slice_file, tmp_path):
 
 def test_deflated_files_are_refused():
     refused(lambda: read_dataset(PYDICOM_FILES / "image_dfl.dcm"), "deflated")
+
+
+def test_deflated_files_are_refused_whatever_stands_before_their_transfer_syntax(tmp_path):
+    """It may lie beyond the first bytes, by which files are told from others."""
+
+    def lengthen(dataset):
+        dataset.file_meta.FileMetaInformationVersion = bytes(4096)
+
+    path = edited(PYDICOM_FILES / "image_dfl.dcm", lengthen, tmp_path / "long.dcm")
+    assert path.read_bytes().index(b"1.2.840.10008.1.2.1.99") > 4096
+    refused(lambda: read_header(path), "'long.dcm' is deflated")
+
+
+def test_kinds_that_do_not_exist_are_refused_when_asked_for(tmp_path, slice_file):
+    path = as_explicit(slice_file, tmp_path / "odd.dcm", KVP=b"LH", StudyID=b"LH")
+    dataset = read_dataset(path)
+    assert number(dataset, "SliceThickness") == 3.0
+    refused(lambda: has(dataset, "KVP"), "KVP (0018,0060)", "'odd.dcm'", "NotImplementedError")
+
+
+def as_explicit(path, to, **kinds):
+    """A file in explicit little endian, in which some elements claim another kind (VR)."""
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.save_as(to)
+    content = to.read_bytes()
+    for keyword, kind in kinds.items():
+        tag = Tag(keyword)
+        header = struct.pack("<HH", tag.group, tag.element) + dataset[tag].VR.encode()
+        assert content.count(header) == 1
+        content = content.replace(header, header[:4] + kind)
+    to.write_bytes(content)
+    return to
 
 
 @pytest.mark.parametrize("other", ["bigendian", "implicit", "expb", "RLE"])

@@ -59,6 +59,12 @@ def test_particles_may_depend_on_the_energy(tmp_path):
     np.testing.assert_allclose(found.plan.weights, [40.0 * 1e8, 10.0 * at_120, 30.0 * at_120])
 
 
+@pytest.mark.parametrize("told", [{70: 1e8, 140: 1e8}, {130: 1e8, 230: 1e8}, {}])
+def test_particles_are_not_made_up_beyond_the_energies_that_are_told(tmp_path, told):
+    with pytest.raises(ValueError, match="particles_per_mu"):
+        read(foreign_plan(), tmp_path, particles_per_mu=told)
+
+
 def test_numbers_of_particles_are_taken_as_they_are(tmp_path):
     plan = foreign_plan(metersets=(4e9,))
     plan.IonBeamSequence[0].PrimaryDosimeterUnit = "NP"
@@ -164,6 +170,7 @@ def with_shifter(identifier="RS 4", wet=40.2, distance=95.0, setting="IN"):
     "keys, name, exit_mm",
     [
         (dict(), "rs40", -95.0), (dict(identifier="rs75", wet=None), "rs75", -95.0),
+        (dict(identifier="rs75"), "rs40", -95.0),
         (dict(distance=None), "rs40", -120.0), (dict(setting="OUT"), None, None),
     ],
 )  # fmt: skip
@@ -190,6 +197,7 @@ def _two_shifters(plan):
 
 REFUSED_SHIFTERS = {
     "of another thickness": (dict(wet=42.0), None, "42 mm of water"),
+    "of a known name": (dict(identifier="rs75", wet=42.0), None, "42 mm of water"),
     "of no thickness": (dict(wet=None), None, "untold thickness"),
     "behind the isocenter": (dict(distance=-10.0), None, "before the patient"),
     "two at once": (dict(), _two_shifters, "2 range shifters"),

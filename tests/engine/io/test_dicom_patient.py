@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -280,6 +281,15 @@ def test_targets_are_clipped_to_the_external(folder):
     assert np.array_equal(patient.mask("PTV_6000"), patient.external.mask)
 
 
+def test_a_structure_that_goes_on_beyond_the_ct_is_told(folder):
+    further = [(z, square(MIDDLE, 3.0)) for z in (*Z_MM, Z_MM[-1] + 3.0)]
+    structure_file(folder / "RTSTRUCT.dcm", [roi("PTV60", further, 1)], STUDY)
+    patient = told(
+        lambda: read_patient(folder, n_fractions=30), "'PTV60' is cut at the end of the CT, by 3 mm"
+    )
+    assert patient.mask("PTV_6000").any(axis=(1, 2)).all()
+
+
 def test_what_lies_off_the_ct_or_the_body_is_left_out_or_refused(folder):
     far = [(z, square((500.0, 0.0), 5.0)) for z in Z_MM]
     inside = [(z, square(MIDDLE, 3.0)) for z in Z_MM]
@@ -342,7 +352,10 @@ def test_without_fractions_they_are_asked_for(folder):
     refused(lambda: read_patient(folder), "n_fractions=NUMBER")
     plan_file(folder / "p1", {}, uid="1.2.3.4")
     plan_file(folder / "p2", {}, 20, uid="1.2.3.5")
-    refused(lambda: read_patient(folder), "n_fractions=NUMBER")  # which plan?
+    for keys in ({}, {"n_fractions": 30}, {"prescription_gy": {"PTV_7000": 60.0}}):
+        refused(partial(read_patient, folder, **keys), "2 plans that could be meant", "plan=…")
+    patient = read_patient(folder, prescription_gy={"PTV_7000": 60.0}, n_fractions=30)
+    assert (patient.prescription_gy["PTV_7000"], patient.n_fractions) == (60.0, 30)
     assert read_patient(folder, plan="1.2.3.5").n_fractions == 20
 
 

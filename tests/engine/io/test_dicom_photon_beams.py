@@ -1,5 +1,7 @@
 """RT Plans of photons: fluence where the file has it, refusals where it has not."""
 
+from copy import deepcopy
+
 import numpy as np
 import pydicom
 import pytest
@@ -110,8 +112,21 @@ def _narrow(beam):
     opening.RTBeamLimitingDeviceType, opening.LeafJawPositions = "ASYMY", [-2.0, 10.0]
 
 
+def _later(**values):
+    return lambda beam: beam.ControlPointSequence[1].update(item(**values))
+
+
+def _jaws_later(beam):
+    openings = deepcopy(beam.ControlPointSequence[0].BeamLimitingDevicePositionSequence)
+    openings[0].LeafJawPositions = [-7.5, 30.0]
+    _later(BeamLimitingDevicePositionSequence=openings)(beam)
+
+
 REFUSED = {
     "leaves": (_leaves, "MLCX"),
+    "a table that turns": (_later(PatientSupportAngle=5.0), "PatientSupportAngle"),
+    "a table that moves": (_later(IsocenterPosition=[0.0, 0.0, 9.0]), "IsocenterPosition"),
+    "jaws that move": (_jaws_later, "jaws .* move"),
     "no map": (_no_map, "0 fluence maps"),
     "no control points": (_beam(ControlPointSequence=[]), "no control points"),
     "an arc": (lambda b: b.ControlPointSequence[1].update(item(GantryAngle=90.0)), "turns about"),

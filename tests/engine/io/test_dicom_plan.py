@@ -315,6 +315,14 @@ def test_a_beam_or_meterset_that_is_there_twice_is_refused(tmp_path):
         read_plan(written(twice, tmp_path), particles_per_mu=1e8)
 
 
+def test_beams_of_several_machines_are_told(tmp_path):
+    other = foreign_beam(number=6, gantry=0.0)
+    other.TreatmentMachineName = "TR3"
+    path = written(foreign_plan(foreign_beam(), other, metersets=(80.0, 80.0)), tmp_path)
+    found = read_plan(path, particles_per_mu=1e8, energy_within_mev=2.0)
+    assert any("2 machines" in note for note in found.notes)
+
+
 def test_setup_beams_are_left_out_with_a_note(tmp_path):
     setup = foreign_beam(number=9, gantry=0.0)
     setup.TreatmentDeliveryType = "SETUP"

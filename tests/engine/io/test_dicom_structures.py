@@ -1,3 +1,6 @@
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pydicom
 import pytest
@@ -70,6 +73,22 @@ def test_what_is_written_is_read_again(tmp_path):
         volume_cm3 = mask.sum() * patient.grid.voxel_volume_cm3
         assert structure.volume_cm3() == pytest.approx(volume_cm3, rel=1e-4)
         assert structure.notes == ()
+
+
+@pytest.mark.parametrize(
+    "name, role, kind",
+    [
+        ("CTV_6000", "target", "CTV"), ("GTVp", "target", "GTV"), ("Boost", "target", "PTV"),
+        ("GTV_shell", "organ", "ORGAN"),
+    ],
+)  # fmt: skip
+def test_targets_are_of_the_type_in_their_names(tmp_path, name, role, kind):
+    patient = small_patient()
+    more = Structure(name, patient.mask("PTV_7000"), role)
+    prescribed = {"PTV_7000": 70.0, **({name: 60.0} if role == "target" else {})}
+    structures = {**patient.structures, name: more}
+    written(replace(patient, structures=structures, prescription_gy=prescribed), tmp_path)
+    assert StructureSet(tmp_path / "RTSTRUCT.dcm").rois[-1].kind == kind
 
 
 def test_written_files_are_valid(tmp_path):
@@ -176,6 +195,17 @@ def test_contours_between_slices_count_where_they_fill_half_a_slice(drawn):
     fraction = structure.fraction_on(GRID)[:, 15, 14]
     np.testing.assert_allclose(fraction, [0, 0, 2 / 3, 1, 1, 1, 1, 1, 1 / 3, 0, 0, 0], atol=1e-5)
     assert structure.volume_cm3() == pytest.approx(0.4 * 18)
+
+
+def test_volume_with_a_contour_meters_away_takes_little_memory(drawn):
+    contours = [*stack([6.0, 9.0], 300.0), (9.0, square((90_000.0, 90_000.0), 300.0))]
+    structure = drawn(contours)
+    tracemalloc.start()
+    volume_cm3 = structure.volume_cm3()
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert volume_cm3 == pytest.approx(3 * 3.0 * 360.0, rel=1e-3)
+    assert peak_bytes < 200e6
 
 
 def test_denser_contours_than_slices_keep_the_volume(drawn):

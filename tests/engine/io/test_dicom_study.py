@@ -27,7 +27,7 @@ def test_rounding_of_a_grid_does_not_make_another_study(patient):
     )
 
 
-@pytest.mark.parametrize("change", ["hu", "grid", "mask", "role"])
+@pytest.mark.parametrize("change", ["hu", "grid", "mask", "role", "order"])
 def test_another_image_or_structure_gives_other_identifiers(patient, change):
     study = Study.of(patient)
     cord = patient.structures["SpinalCord"]
@@ -40,10 +40,13 @@ def test_another_image_or_structure_gives_other_identifiers(patient, change):
         mask = cord.mask.copy()
         mask[0, 0, 0] = True
         other = Study.of(patient.with_structures(replace(cord, mask=mask)))
+    elif change == "order":  # which numbers the structures
+        backwards = dict(reversed(patient.structures.items()))
+        other = Study.of(replace(patient, structures=backwards))
     else:
         other = Study.of(patient.with_structures(replace(cord, role="support")))
     assert other.structures_uid != study.structures_uid
-    assert (other.study_uid == study.study_uid) is (change in ("mask", "role"))
+    assert (other.study_uid == study.study_uid) is (change not in ("hu", "grid"))
 
 
 def test_identifiers_of_different_things_differ_and_are_valid(patient):

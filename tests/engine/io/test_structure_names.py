@@ -13,6 +13,7 @@ LOCAL = {
     "Parotid gland re": "Parotid_R", "Gl. Parotis links": "Parotid_L",
     "submandibular_l": "Glnd_Submand_L", "Glnd_Submand_R": "Glnd_Submand_R",
     "ON_L": "OpticNrv_L", "Optic Nerve Rt": "OpticNrv_R", "Chiasm": "OpticChiasm",
+    "OptNerve_L": "OpticNrv_L", "OPT NRV R": "OpticNrv_R", "Opt Chiasm": "OpticChiasm",
     "Eye_L": "Eye_L", "Right Eye": "Eye_R", "Lens_R": "Lens_R", "Mandible": "Bone_Mandible",
     "Oesophagus": "Esophagus", "Oral-Cavity": "Cavity_Oral", "Lung Left": "Lung_L",
     "Femoral Head R": "Femur_Head_R", "Small Bowel": "Bowel_Small", "Rectum": "Rectum",

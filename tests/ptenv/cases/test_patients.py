@@ -1,5 +1,7 @@
 """Patients of cases that are read from DICOM: found, keyed by content, and never called by name."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from engine.io.dicom_ct import write_ct
 from engine.io.dicom_structures import write_structures
 from engine.io.dicom_study import Study
 from engine.patient.phantoms import head_and_neck
+from ptenv.cases.library import forget_cases, load_case
 from ptenv.cases.patients import (
     KEYS_FILE,
     checked_case,
@@ -48,6 +51,19 @@ def test_no_result_calls_a_person_by_the_folder(folder):
     assert recipe.case_id.startswith("dicom:")
     for shown in (recipe.case_id, name_without_path(recipe.patient), recipe.read_patient().name):
         assert "Doe" not in shown
+
+
+def test_the_cache_does_not_tell_where_a_patient_lies(folder, small, own_cache):
+    """A case that is read again is of the folder that was asked for, even if it has moved."""
+    least = {"n_anchor_masks": 1, "converged_evaluations": 2, "quality_evaluations": 2}
+    recipe = VoxelMaskRecipe(patient=f"dicom:{folder}", **{**small, **least, "budgets": [0.1]})
+    assert load_case(recipe).recipe["patient"] == recipe.patient
+    kept = [path for path in own_cache.rglob("*") if path.is_file()]
+    assert kept and not any(b"Doe" in path.read_bytes() for path in kept)
+    forget_cases()
+    moved = replace(recipe, patient=f"dicom:{folder.rename(folder.parent / 'elsewhere')}")
+    assert load_case(moved).recipe["patient"] == moved.patient
+    assert len([path for path in own_cache.iterdir() if path.is_dir()]) == 1
 
 
 def test_the_key_follows_all_files(folder):
