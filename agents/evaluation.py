@@ -17,6 +17,7 @@ from ptenv.benchmark.play import play as play_episode
 from ptenv.benchmark.statistics import interquartile_mean
 from ptenv.cases.anchors import SMALLEST_GAP
 from ptenv.cases.library import load_case
+from ptenv.cases.patients import nameless_case
 from ptenv.processes import worker_pool
 
 Drawer = Callable[[str, object], None]  # (agent's name, its final state)
@@ -102,13 +103,14 @@ def evaluate_case(
     draw: Drawer | None = None,
 ) -> list[dict]:
     """All episodes of all agents on one case, on those budgets whose anchors lie far apart."""
-    rows, budgets = [], _sound_budgets(environment, case, trials.budgets)
+    rows, kept = [], nameless_case(case)
+    budgets = _sound_budgets(environment, case, trials.budgets)
     for name, agent in agents.items():
         for budget in budgets:
             env = environment.make_to_play(case, budget, agent)
             for sampling, seed in enumerate(trials.seeds(case_index, budget)):
                 row = play(agent, env, seed, environment.judge)
-                rows.append({"agent": name, "env_id": environment.id, "case": case, **row})
+                rows.append({"agent": name, "env_id": environment.id, "case": kept, **row})
                 if draw is not None and sampling == 0 and budget == trials.drawn_budget:
                     draw(name, env.unwrapped.state)
             env.close()
@@ -121,8 +123,8 @@ def _sound_budgets(environment: AnyEnvironment, case: str, budgets: Sequence[flo
     close = [b for b in budgets if b in anchors.budgets and not anchors.is_sound(b)]
     if close:
         warnings.warn(
-            f"{case}: budgets {close} are left out, the anchors of scores 0 and 1 come within "
-            f"{SMALLEST_GAP} of each other in log.",
+            f"{nameless_case(case)}: budgets {close} are left out, the anchors of scores 0 "
+            f"and 1 come within {SMALLEST_GAP} of each other in log.",
             stacklevel=2,
         )
     return [b for b in budgets if b not in close]
@@ -137,9 +139,15 @@ def play(agent, env, seed: int, judge) -> dict:
         **judge.episode(state, played.infos), "optimization_s": played.optimization_s,
         "inference_s": played.inference_s,
         "seed": seed, "voxels_per_cm3": info["target_voxels_per_cm3"],
-        "case_key": state.case.key, "settings": dict(env.spec.kwargs),
+        "case_key": state.case.key, "settings": _settings(env.spec.kwargs),
         "actions": packed(played.actions), "metrics": info["metrics"],
     }  # fmt: skip
+
+
+def _settings(kwargs: Mapping) -> dict:
+    """Arguments of an environment without the path of a DICOM folder."""
+    case = kwargs.get("case")
+    return {**kwargs, "case": nameless_case(case)} if isinstance(case, str) else dict(kwargs)
 
 
 def summary(rows: Iterable[Mapping], names: Sequence[str]) -> list[dict]:

@@ -20,7 +20,7 @@ from agents.offline import datasets
 from agents.offline.behaviors import Behavior
 from agents.offline.episodes import Episode, recorded
 from ptenv.cases.library import load_case
-from ptenv.cases.patients import patient_content
+from ptenv.cases.patients import nameless_case, patient_content
 from ptenv.processes import worker_pool
 
 SETTINGS = "settings.json"
@@ -170,7 +170,7 @@ class Collection:
         )  # fmt: skip
 
     def _case_ids(self, split: str) -> list[str]:
-        return list(self.cases[split])
+        return [nameless_case(case) for case in self.cases[split]]
 
     def jobs(self, split: str, case: str, index: int, journal: Path) -> list[tuple]:
         """(file, seed, budget) of every episode of a case."""

@@ -18,7 +18,7 @@ from agents.environments import AnyEnvironment
 from agents.offline import datasets
 from agents.offline.collection import Progress, comparable, refuse_shared_patients, score_of
 from agents.offline.episodes import Episode, Recorder
-from ptenv.cases.patients import PROCEDURAL, SPLITS
+from ptenv.cases.patients import PROCEDURAL, SPLITS, nameless_case
 from ptenv.envs.dose_shaping_demonstrations import demonstration, recorded_environment
 
 HUMAN = "human"  # the quality of their datasets
@@ -114,7 +114,7 @@ class Demonstrations:
     def _write(self, root: Path, split: str, episodes: list[Episode]) -> dict:
         abouts, env = [e.about for e in episodes], self.env(split)
         about = {
-            "quality": HUMAN, "split": split, "cases": self.cases[split],
+            "quality": HUMAN, "split": split, "cases": [*map(nameless_case, self.cases[split])],
             "score": score_of(abouts),
             "score_of_requests": float(np.mean([a["score_of_requests"] for a in abouts])),
             "collection": {"env_id": self.environment.id,

@@ -36,6 +36,11 @@ def name_without_path(patient: str) -> str:
     return f"{scheme}:{path.stem if scheme == 'openkbp' else digest_of_files(path)[:12]}"
 
 
+def nameless_case(case: str) -> str:
+    """A case as records keep it: of DICOM a digest in place of the folder, others as they are."""
+    return name_without_path(case) if case.startswith("dicom:") else case
+
+
 def named_patient(
     patient: str, spacing_mm: float, level: str | None = None,
     target_volume_cm3: tuple[float, float] | None = None,

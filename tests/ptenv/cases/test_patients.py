@@ -15,6 +15,7 @@ from ptenv.cases.patients import (
     checked_case,
     name_without_path,
     named_patient,
+    nameless_case,
     patient_content,
 )  # fmt: skip
 from ptenv.cases.recipe import VoxelMaskRecipe
@@ -91,3 +92,9 @@ def test_a_missing_folder_is_named(tmp_path):
     (tmp_path / "one.zip").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         checked_case(f"dicom:{tmp_path}/one")
+
+
+def test_records_keep_a_digest_of_dicom_alone(folder):
+    assert nameless_case(f"dicom:{folder}") == name_without_path(f"dicom:{folder}")
+    for case in ("head-and-neck-00003", "openkbp:PATH/pt_1.zip"):
+        assert nameless_case(case) == case
