@@ -109,14 +109,13 @@ class DilatedBlock(nn.Module):
         return self._joined(x, size)
 
     def _missing(self, size: torch.Size) -> list[int]:
-        """Planes of zeros that every axis lacks: to divide by the dilation, and not to be 2 deep.
+        """Planes of zeros that every axis lacks: to divide by the dilation, and to be 3 deep.
 
-        At a depth of exactly 2 oneDNN's bfloat16 gradient of the weights reads memory that nobody
-        wrote (torch 2.13, AVX-512): NaN, or worse, numbers.
+        At a depth of 2, with AMX of 1 too, oneDNN's bfloat16 gradient of the weights reads memory
+        that nobody wrote (torch 2.13): NaN, or worse, numbers.
         """
         missing = [-n % self.dilation for n in size]
-        if size[0] + missing[0] == 2 * self.dilation:
-            missing[0] += self.dilation
+        missing[0] = max(missing[0], 3 * self.dilation - size[0])
         return missing
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:

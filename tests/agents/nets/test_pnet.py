@@ -43,7 +43,7 @@ def test_a_block_is_dilated_convolutions_on_any_size(dilation):
 
 @pytest.mark.parametrize("depth", range(1, 16))
 def test_gradients_in_bfloat16_are_those_of_float32(depth):
-    """At a depth of 2 oneDNN reads what lies about in memory: NaN here."""
+    """At a depth of 1 or 2 oneDNN reads what lies about in memory: NaN here."""
     torch.manual_seed(depth)
     net, x = PNet().to(memory_format=torch.channels_last_3d), torch.rand(1, 3, depth, 7, 9)
     found = []
