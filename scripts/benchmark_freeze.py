@@ -25,8 +25,13 @@ def run(cfg: DictConfig) -> None:
     """Build every case of a suite and write the JSON file beside its definition."""
     definition, data = definition_of(cfg.suite), Data(cfg.openkbp)
     suite = load_suite(cfg.suite, frozen=False)
-    headroom = _headroom(list(cfg.headroom), suite)
-    jobs = [(task, case) for task in suite.tasks for case in names_of(task)]
+    headroom, lacking = _headroom(list(cfg.headroom), suite)
+    if lacking and not cfg.allow_missing:
+        raise ValueError(
+            f"{next(iter(lacking.values()))} allow_missing=true freezes the other tasks."
+        )
+    tasks = [task for task in suite.tasks if task.env_id not in lacking]
+    jobs = [(task, case) for task in tasks for case in names_of(task)]
     preload_workers("ptenv.benchmark.freezing")
     cases, lost = {}, {}
     with stage(f"Cases of {suite.name}") as notes, counted(len(jobs), "case") as progress:
@@ -46,11 +51,13 @@ def run(cfg: DictConfig) -> None:
             "allow_missing=true freezes the others."
         )
     if not cases:
-        why = next(iter(lost.values()))
+        why = next(iter([*lacking.values(), *lost.values()]))
         raise ValueError(f"no case of suite {suite.name} could be built: {why}")
     content = freeze(suite, definition, data, headroom, cases)
     refuse_other_content(definition, content)
     path = write_frozen(content, definition)
+    for why in lacking.values():
+        print(f"  not frozen: {why}")
     for case, why in sorted(lost.items()):
         print(f"  not frozen: {case} ({why})")
     for task in suite.tasks:
@@ -61,24 +68,29 @@ def run(cfg: DictConfig) -> None:
     print(f"Written to {path}")
 
 
-def _headroom(folders: list[str], suite: Suite) -> dict[str, dict]:
-    """Tables of the suite's ids: from folders of ``ptenv headroom``, or of suites frozen before."""
+def _headroom(folders: list[str], suite: Suite) -> tuple[dict[str, dict], dict[str, str]]:
+    """Tables of the suite's ids, from folders of ``ptenv headroom`` or of suites frozen before;
+    and why an id cannot be frozen."""
     known = known_headroom() | {t["env_id"]: t for t in map(_table_in, folders)}
-    needed = {task.env_id for task in suite.tasks if task.shift_of is None}
-    for env_id in sorted(needed):
-        if env_id not in known:
-            raise ValueError(
-                f"{env_id} has no headroom table: run `ptenv headroom` on it and give its folder, "
-                "headroom=[FOLDER]. An id without one is not frozen."
-            )
-        table = known[env_id]
-        if not (table["is_enough"] and table["privileged"] > table["best_heuristic"]):
-            raise ValueError(
-                f"{env_id} is not frozen: privileged search beats the best heuristic by "
-                f"{table['privileged'] - table['best_heuristic']:.3f}, less than three times the "
-                f"noise of {table['noise']:.3f}."
-            )
-    return {env_id: known[env_id] for env_id in sorted(needed)}
+    needed = sorted({task.env_id for task in suite.tasks if task.shift_of is None})
+    lacking = {env_id: why for env_id in needed if (why := _lack(env_id, known.get(env_id)))}
+    return {i: known[i] for i in needed if i not in lacking}, lacking
+
+
+def _lack(env_id: str, table: dict | None) -> str | None:
+    """Why an id is not frozen, or None."""
+    if table is None:
+        return (
+            f"{env_id} has no headroom table: run `ptenv headroom` on it and give its folder, "
+            "headroom=[FOLDER]. An id without one is not frozen."
+        )
+    if table["is_enough"] and table["privileged"] > table["best_heuristic"]:
+        return None
+    return (
+        f"{env_id} is not frozen: privileged search beats the best heuristic by "
+        f"{table['privileged'] - table['best_heuristic']:.3f}, less than three times the "
+        f"noise of {table['noise']:.3f}."
+    )
 
 
 def _table_in(folder: str) -> dict:
