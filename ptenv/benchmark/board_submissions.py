@@ -105,6 +105,8 @@ def read_submissions(
 def _folders(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"submissions={path} does not exist; check the path.")
         inside = [path] if (path / ENTRY).is_file() else sorted(
             p.parent for p in path.glob(f"*/{ENTRY}")
         )  # fmt: skip

@@ -61,7 +61,7 @@ def test_a_board_is_made_of_what_was_validated(submissions, capsys):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["nowhere"], "holds no submission"),
+        (["nowhere"], "nowhere does not exist"),
         (["submissions=[]"], "names none"),
         ([], "submissions"),
         (["submissions", "ranking.by=time"], "by='time'"),

@@ -196,7 +196,7 @@ def test_no_submissions_are_an_error(tmp_path, made):
         read_submissions([], made)
     with pytest.raises(ValueError, match="holds no submission"):
         read_submissions([tmp_path], made)
-    with pytest.raises(ValueError, match="holds no submission"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         read_submissions([tmp_path / "nowhere"], made)
 
 
