@@ -16,6 +16,7 @@ from ptenv.benchmark.entry import AgentSource, Entry, checked_name
 from ptenv.benchmark.records import read_records
 from ptenv.benchmark.run import run_suite
 from ptenv.benchmark.suite import SPLITS, Data, Suite, Task, load_suite
+from ptenv.benchmark.validation import VALIDATION
 from ptenv.processes import preload_workers
 from scripts.benchmark_agents import agent_source
 from scripts.record import stage
@@ -44,9 +45,11 @@ def run(cfg: DictConfig) -> None:
         notes.append(f"{done.played} episodes played, {done.before} were there")
         if done.cut_short:
             notes.append("half a line of a killed run was dropped")
+    is_validated = not done.played and (folder / VALIDATION).is_file()
     for task, score in _means(folder).items():
-        print(f"  {task}: mean score {score:.3f}, not validated yet")
-    print(f"Next: ptenv benchmark validate {folder}")
+        print(f"  {task}: mean score {score:.3f}{'' if is_validated else ', not validated yet'}")
+    if not is_validated:
+        print(f"Next: ptenv benchmark validate {folder}")
 
 
 def _means(folder: Path) -> dict[str, float]:

@@ -65,8 +65,9 @@ def _said(capsys, *arguments) -> tuple[int, str]:
 
 
 def test_an_agent_of_ones_own_runs_is_validated_and_goes_on(here, capsys):
-    code, _ = _said(capsys, "run", "my_agent.py:MyAgent", here, "name=mine", "workers=2")
+    code, said = _said(capsys, "run", "my_agent.py:MyAgent", here, "name=mine", "workers=2")
     assert code == 0
+    assert "not validated yet" in said
     records = read_records(Path("submissions/mine"))
     assert {r["task"] for r in records} == {"voxel-mask"}
     assert len(records) == 8
@@ -79,6 +80,7 @@ def test_an_agent_of_ones_own_runs_is_validated_and_goes_on(here, capsys):
     code, said = _said(capsys, "run", "my_agent.py:MyAgent", here, "name=mine", "workers=1")
     assert code == 0
     assert "0 episodes played, 8 were there" in said
+    assert "not validated yet" not in said
 
 
 def test_a_refused_submission_ends_with_a_reason_and_an_exit_code(here, capsys):
