@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -37,10 +38,23 @@ def write(
     patient: Patient, folder: Path, plan: Plan | None = None, doses: Doses | None = None
 ) -> list[str]:
     """Write all files of a patient in place of an earlier run's; says what was written. Without a
-    plan the file of the plan holds the prescription alone, to which a dose then refers."""
+    plan the file of the plan holds the prescription alone, to which a dose then refers.
+
+    An earlier run's files stay until all of the new ones are there."""
     refuse_others(folder)
-    for path in _dicom_in(folder):
-        path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".writing-") as aside:
+        said = _written(patient, Path(aside), plan, doses)
+        for path in _dicom_in(folder):
+            path.unlink()
+        for path in sorted(Path(aside).iterdir()):
+            path.replace(folder / path.name)
+    return said
+
+
+def _written(
+    patient: Patient, folder: Path, plan: Plan | None, doses: Doses | None
+) -> list[str]:
     study = Study.of(patient)
     said = [f"CT of {len(write_ct(patient, study, folder))} slices"]
     write_structures(patient, study, folder)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ptenv.cases.digests import digest_of_files
+from ptenv.cases.patients import name_without_path
 
 READER = "engine.io.dicom_patient.read_patient"
 SCHEME = "dicom:"  # of cases
-DIGITS = 12
 
 
 def nameless(cfg: DictConfig) -> DictConfig:
@@ -63,5 +62,5 @@ def _replaced(node, folders: Mapping[str, str]):
 
 def _digest(path: str) -> str:
     """Of the files; a digest that stands for a folder already stays."""
-    folder = Path(path).expanduser()
-    return f"{SCHEME}{digest_of_files(folder)[:DIGITS] if folder.exists() else path}"
+    case = f"{SCHEME}{Path(path).expanduser()}"
+    return name_without_path(case) if Path(path).expanduser().exists() else f"{SCHEME}{path}"

@@ -1,10 +1,13 @@
 """Evaluation: every column, episodes that can be played again, means that are means."""
 
+import json
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
+from agents import evaluation
 from agents.baselines import voxel_mask
 from agents.environments import chosen_cases, prepare_cases
 from agents.evaluation import (
@@ -110,3 +113,18 @@ def test_cases_are_built_with_progress(environment):
 def test_trials_without_episodes_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Trials(**settings)
+
+
+def test_a_row_holds_no_path_of_a_dicom_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "Doe_John"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(b"a")
+    case, closed = f"dicom:{folder}", SimpleNamespace(close=lambda: None)
+    environment = SimpleNamespace(id="e", judge=None, make_to_play=lambda *given: closed)
+    trials = SimpleNamespace(budgets=[0.1], seeds=lambda index, budget: [0], drawn_budget=None)
+    monkeypatch.setattr(evaluation, "_sound_budgets", lambda *given: [0.1])
+    settings = evaluation._settings({"case": case, "budget": 0.1})
+    monkeypatch.setattr(evaluation, "play", lambda *given: {"settings": settings})
+    row, = evaluation.evaluate_case(environment, {"a": None}, case, 0, trials)
+    assert row["case"] == row["settings"]["case"]
+    assert "Doe" not in json.dumps(row)

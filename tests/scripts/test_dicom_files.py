@@ -146,3 +146,13 @@ def test_the_weighting_is_named_so_that_another_can_be_told_from_it():
     ]
     assert len(set(names)) == 2
     assert all(name.startswith("Lem1") and len(name) <= 64 for name in names)
+
+
+def test_an_earlier_export_stays_where_a_new_one_fails(tmp_path):
+    patient = water_tank((8.0, 40.0, 40.0), 4.0, 8.0)
+    dicom_files.write(patient, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    wrong = dicom_files.Doses(patient.grid, np.full(patient.grid.shape, np.nan, np.float32))
+    with pytest.raises(ValueError, match="cannot be written"):
+        dicom_files.write(water_tank((16.0, 40.0, 40.0), 4.0, 8.0), tmp_path, doses=wrong)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
