@@ -7,9 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ptenv.benchmark.agreement import Tolerance
 from ptenv.benchmark.board_submissions import Submission
 from ptenv.benchmark.records import Episode
-from ptenv.benchmark.replay import Tolerance, claims_of, replay
+from ptenv.benchmark.replay import claims_of, replay
 from ptenv.benchmark.suite import Data, Suite, Task
 from ptenv.rendering import save
 

@@ -8,6 +8,13 @@ from functools import partial
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from ptenv.benchmark.agreement import (
+    Apart,
+    Tolerance,
+    apart,
+    faults_elsewhere,
+    faults_here,
+)  # fmt: skip
 from ptenv.benchmark.packing import unpacked
 from ptenv.benchmark.platforms import is_like, is_like_here
 from ptenv.benchmark.play import Answers, EpisodeDiffers, Played, play, result_of
@@ -19,22 +26,6 @@ FIXED = ("entry_point", "max_episode_steps", "additional_wrappers", "vector_entr
          "reward_threshold", "nondeterministic", "order_enforce")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """What replay on another processor or with other versions may differ by.
-
-    Sums are rounded otherwise there, and an optimizer that is stopped early carries that on.
-    ``relative`` is of objective, cost and metrics, ``reward`` of every step's reward, ``score`` of
-    scores, ``quality`` of Q, ``mean`` of a task's mean score where episodes part after a rounding.
-    """
-
-    score: float = 0.03
-    reward: float = 0.03
-    quality: float = 0.3
-    relative: float = 0.05
-    mean: float = 0.1
-
-
 @dataclass(frozen=True, eq=False)
 class Replayed:
     """A record's episode as it went again; ``exact`` says how it was compared."""
@@ -43,6 +34,7 @@ class Replayed:
     exact: bool
     differences: tuple[str, ...]
     result: Mapping | None = None  # as a record would keep it
+    apart: Apart | None = None
 
 
 def claims_of(record: Mapping, suite: Suite) -> list[str]:
@@ -126,14 +118,16 @@ def replay(record: Mapping, suite: Suite, data: Data, tolerance: Tolerance) -> R
         return Replayed(None, exact, (f"the case that was built here has key {key}",))
     score = partial(task.score, episode.case, episode.budget)
     result = result_of(played, family.weights(played.state), score)
-    compared = exact or not family.parts
-    differences = (
-        _differences(record, played, result, None if exact else tolerance) if compared else []
-    )
+    if exact:
+        differences = faults_here(record, played, result)
+    else:
+        differences = (
+            [] if family.parts else faults_elsewhere(record, played, result, tolerance)
+        )
     calls = family.engine_calls(played.state, played.infos)
     if exact and calls != record["spent"]["engine_calls"]:
         differences.append(f"engine calls are {record['spent']['engine_calls']}, replay: {calls}")
-    return Replayed(played, exact, tuple(differences), result)
+    return Replayed(played, exact, tuple(differences), result, apart(record, played, result))
 
 
 def _environment(record: Mapping, data: Data) -> gym.Env:
@@ -141,44 +135,3 @@ def _environment(record: Mapping, data: Data) -> gym.Env:
     plain["kwargs"] = {**plain["kwargs"], "case": data.located(record["episode"]["case"])}
     spec = EnvSpec.from_json(json.dumps(plain))
     return spec.make()
-
-
-def _differences(record, played: Played, result: Mapping, tolerance: Tolerance | None) -> list[str]:
-    before, found = record["result"], []
-    if len(played.rewards) != len(record["rewards"]):
-        found.append(f"{len(record['rewards'])} rewards are recorded, {len(played.rewards)} given")
-    for step, (given, claimed) in enumerate(zip(played.rewards, record["rewards"], strict=False)):
-        if _apart(given, claimed, tolerance and tolerance.reward):
-            found.append(f"reward of step {step} is {claimed!r}, replay gives {given!r}")
-            break
-    for name in ("score", "Q") if tolerance else ("score", "raw_score", "Q"):
-        allowed = tolerance and (tolerance.quality if name == "Q" else tolerance.score)
-        if _apart(result[name], before[name], allowed):
-            found.append(f"{name} is {before[name]!r}, replay gives {result[name]!r}")
-    for name in ("objective", "cost"):
-        allowed = tolerance and tolerance.relative * max(abs(before[name]), 1e-12)
-        if _apart(result[name], before[name], allowed):
-            found.append(f"{name} is {before[name]!r}, replay gives {result[name]!r}")
-    exact = ("n_steps", "n_invalid") + (() if tolerance else ("metrics", "constraints",
-                                                              "plan_sha256"))  # fmt: skip
-    found += [f"{name} differs from replay's" for name in exact if result[name] != before[name]]
-    if tolerance:
-        found += _metrics_apart(result["metrics"], before["metrics"], tolerance)
-    return found
-
-
-def _apart(given: float, claimed: float, allowed: float | None) -> bool:
-    return given != claimed if not allowed else not abs(given - claimed) <= allowed
-
-
-def _metrics_apart(given: Mapping, claimed: Mapping, tolerance: Tolerance) -> list[str]:
-    """Metrics are Gy, % or indices: they may differ by a share of the largest of their kind."""
-    if {s: set(of) for s, of in given.items()} != {s: set(of) for s, of in claimed.items()}:
-        return ["metrics are of other structures or kinds than replay's"]
-    for structure, of in given.items():
-        for name, value in of.items():
-            allowed = tolerance.relative * max(abs(value), 10.0)
-            if not abs(value - claimed[structure][name]) <= allowed:
-                return [f"{structure} {name} is {claimed[structure][name]!r}, replay: {value!r}"]
-    return []
-

@@ -12,18 +12,16 @@ from time import perf_counter
 from typing import NamedTuple
 from zlib import crc32
 
-import numpy as np
-
+from ptenv.benchmark.agreement import Apart, Tolerance, faults_of_task
 from ptenv.benchmark.entry import Entry, digest_of_entry, read_entry
 from ptenv.benchmark.platforms import platform_of_here, software
 from ptenv.benchmark.records import Episode, digest_of_records, read_records
-from ptenv.benchmark.replay import Tolerance, claims_of, replay
+from ptenv.benchmark.replay import claims_of, replay
 from ptenv.benchmark.suite import Data, Suite
 
 VALIDATION = "validation.json"
 FORMAT = 2
 FIGURES = ("score", "raw_score", "Q", "objective", "cost")  # of a board, as replayed
-ENOUGH = 20  # episodes whose mean is compared where they part
 SHOWN = 5  # episodes whose fault a refusal names
 STATED = Tolerance()  # of replay elsewhere
 
@@ -41,14 +39,10 @@ class ReplayedEpisode:
     exact: bool = False
     recorded_score: float = float("nan")
     figures: Mapping[str, float] | None = None
+    apart: Apart | None = None
     reference: float | None = None
     reference_why_not: str | None = None
     reference_settings: Mapping | None = None
-
-    @property
-    def apart(self) -> float:
-        """By how much the scores differ."""
-        return 0.0 if self.figures is None else abs(self.figures["score"] - self.recorded_score)
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,8 @@ class Verdict:
 
     @property
     def largest_difference(self) -> float:
-        return max((e.apart for e in self.episodes), default=0.0)
+        """Between a recorded score and the replayed one."""
+        return max((e.apart.score for e in self.episodes if e.apart is not None), default=0.0)
 
 
 def claims(entry: Entry, records: Sequence[Mapping], suite: Suite) -> list[str]:
@@ -153,7 +148,7 @@ def _judge(
     faults = (*again.differences, *family.broken_limits(again.played.state))
     figures = {name: again.result[name] for name in FIGURES}
     replayed = ReplayedEpisode(
-        episode, faults, again.exact, record["result"]["score"], figures
+        episode, faults, again.exact, record["result"]["score"], figures, again.apart
     )
     return _with_reference(replayed, again.played.state) if reference and not faults else replayed
 
@@ -192,7 +187,7 @@ def validate(
     replayed = [r for r in played if Episode.of(r) in chosen]
     judged = list(_judged(replayed, suite, data, tolerance, reference, pool, progress))
     judged.sort(key=lambda j: j.episode)
-    refused += _faults(judged) + _means_apart(judged, suite, tolerance)
+    refused += _faults(judged) + _tasks_apart(judged, suite, tolerance)
     return Verdict(tuple(refused), perf_counter() - began, digests, tuple(judged))
 
 
@@ -218,18 +213,19 @@ def _judged(
         progress(done)
 
 
-def _means_apart(
+def _tasks_apart(
     judged: Sequence[ReplayedEpisode], suite: Suite, tolerance: Tolerance
 ) -> list[str]:
-    """Tasks whose episodes part after a rounding, and whose means do not agree."""
+    """Tasks that replay elsewhere does not agree with, taken as a whole."""
     wrong = []
     for task in suite.tasks:
-        of = [j for j in judged if j.episode.task == task.name and not j.exact]
-        pairs = [(j.recorded_score, j.figures["score"]) for j in of if j.figures is not None]
-        if task.family.parts and len(pairs) >= ENOUGH:
-            before, now = np.mean(pairs, axis=0)
-            if not abs(before - now) <= tolerance.mean:
-                wrong.append(f"{task.name}: the mean score is {before:.3f}, replay gives {now:.3f}")
+        of = [j for j in judged
+              if j.episode.task == task.name and not j.exact and j.apart is not None]  # fmt: skip
+        scores = [(j.recorded_score, j.figures["score"]) for j in of]
+        wrong += [
+            f"{task.name}: {fault}"
+            for fault in faults_of_task([j.apart for j in of], scores, tolerance)
+        ]
     return wrong
 
 
