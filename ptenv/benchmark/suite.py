@@ -8,7 +8,7 @@ anchors, whoever computes them, and a case that has another key is another case.
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -147,6 +147,11 @@ class Suite:
                 return task
         known = [task.name for task in self.tasks]
         raise ValueError(f"task={name!r} is not in suite {self.name}; choose from {known}.")
+
+    def narrowed(self, names: Sequence[str]) -> "Suite":
+        """The same suite with some of its tasks, in its own order."""
+        wanted = {self.task(name).name for name in names}
+        return replace(self, tasks=tuple(t for t in self.tasks if t.name in wanted))
 
     def episodes(self, task: Task, split: str = "test", n_runs: int | None = None) -> Iterator:
         """Every episode of a task, case by case."""

@@ -68,6 +68,7 @@ def test_a_board_is_made_of_what_was_validated(submissions, capsys):
         (["submissions", "ranking.n_bootstrap=5"], "n_bootstrap=5"),
         (["submissions", "suite=maxi"], "suite='maxi'"),
         (["submissions", "pictur=false"], "pictures"),
+        (["submissions", "tasks=[voxels]"], "task='voxels' is not in suite tiny"),
     ],
 )
 def test_bad_calls_are_refused_with_what_to_do(here, capsys, arguments, said):
@@ -76,6 +77,17 @@ def test_bad_calls_are_refused_with_what_to_do(here, capsys, arguments, said):
     assert code == 2
     assert said in told
     assert not Path("outputs/board/index.html").exists()
+
+
+def test_tasks_can_be_shown_alone(here, capsys):
+    assert _said(capsys, "run", "random", here, "workers=1")[0] == 0
+    table = ("table", "submissions", here, "unvalidated=true", "pictures=false")
+    assert _said(capsys, *table, "ranking.n_bootstrap=200")[0] == 0
+    everything = json.loads(Path("outputs/board/board.json").read_text(encoding="utf-8"))
+    assert len(everything["tasks"]) > 1
+    assert _said(capsys, *table, "tasks=[dose-shaping]", "ranking.n_bootstrap=200")[0] == 0
+    alone = json.loads(Path("outputs/board/board.json").read_text(encoding="utf-8"))
+    assert alone["tasks"] == [t for t in everything["tasks"] if t["name"] == "dose-shaping"]
 
 
 def test_submissions_of_one_name_or_another_suite_are_refused(submissions, capsys):
