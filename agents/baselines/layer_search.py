@@ -20,18 +20,20 @@ COLDEST = 0.1  # of the hottest temperature
 class LayerSearch:
     """Plans ``steps`` sequences of a case, each changed from the last one kept.
 
-    It begins with the best of sawtooth, dynamic programming and annealing on cold spots;
-    ``hottest`` is the first temperature, in log F_w.
+    It begins with the best of sawtooth, dynamic programming and ``annealings`` runs of annealing on
+    cold spots; ``hottest`` is the first temperature, in log F_w.
     """
 
     steps: int = 400
     hottest: float = 0.03
+    annealings: int = 1
     seed: int = 0
 
     def __post_init__(self):
-        if self.steps < 1 or not self.hottest > 0:
+        if self.steps < 1 or not self.hottest > 0 or self.annealings < 0:
             raise ValueError(
-                f"steps={self.steps} must be at least 1, hottest={self.hottest} positive."
+                f"steps={self.steps} must be at least 1, hottest={self.hottest} positive, "
+                f"annealings={self.annealings} not negative."
             )
 
     def search(self, environment: AnyEnvironment, case: str, budget: float) -> Found:
@@ -43,7 +45,7 @@ class LayerSearch:
         def planned(sequence: np.ndarray) -> float:
             return float(np.log(state.case.optimize(view.as_choice(sequence), terminal).worst))
 
-        rules = (Sawtooth(), DynamicProgramming(), Annealing())
+        rules = (Sawtooth(), DynamicProgramming(), *[Annealing()] * self.annealings)
         starts = [rule(view, state.limit_s, rng) for rule in rules]
         values = [planned(sequence) for sequence in starts]
         sequence, value = starts[int(np.argmin(values))], min(values)

@@ -21,3 +21,16 @@ def test_the_search_finds_a_plan_as_good_as_it_says(arc_environment, arc_case):
 def test_searches_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="steps=0"):
         LayerSearch(steps=0)
+    with pytest.raises(ValueError, match="annealings=-1"):
+        LayerSearch(annealings=-1)
+
+
+def test_the_search_may_begin_with_the_best_of_several_annealings(arc_environment):
+    """One step that is hardly ever kept: what it ends with is what it began with."""
+    environment = arc_environment()
+    few, many = (
+        LayerSearch(steps=1, annealings=n).search(environment, "nasopharynx-00000", 1.5)
+        for n in (0, 4)
+    )
+    assert many.n_plans - few.n_plans in (3, 4, 5)
+    assert many.best_plan >= few.best_plan
