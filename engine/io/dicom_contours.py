@@ -2,7 +2,9 @@
 
 Polygons are (n, 2) arrays of x, y in mm, closed without repeating the first point. Several in a
 plane count by the even-odd rule: what lies within one is inside, within two outside again, so a
-hole may be a polygon of its own or part of one by a channel of no width (a keyhole).
+hole may be a polygon of its own or part of one by a channel of no width (a keyhole). Polygons that
+overlap without one lying within the other are united instead, if a ``Nesting`` of them says so; a
+polygon that crosses itself is even-odd in any case.
 """
 
 from collections.abc import Sequence
@@ -13,6 +15,8 @@ import numpy as np
 from engine.io import _contour_kernels
 from engine.patient.grid import Grid
 
+APART = 0.01  # of a polygon's area, less of which it does not share with another or does
+
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
@@ -22,16 +26,72 @@ class Coverage:
     share: np.ndarray  # of the window, float64 in 0 … 1
 
 
-def coverage(polygons: Sequence[np.ndarray], grid: Grid) -> Coverage:
+@dataclass(frozen=True, eq=False)
+class Nesting:
+    """How polygons of a plane count together.
+
+    What lies in a polygon that is no hole is inside, but for what lies in a hole within this one;
+    by the even-odd rule where ``is_hole`` is empty.
+    """
+
+    is_hole: np.ndarray  # (n_polygons,)
+    outers: np.ndarray  # polygons that are no holes around each hole, of all in turn
+    ends: np.ndarray  # (n_polygons + 1,), where each polygon's outers begin and the last end
+    are_crossing: bool  # there may be edges of two polygons that cross
+
+
+_NONE = (np.zeros(0, bool), np.zeros(0, np.int64), np.zeros(1, np.int64))
+EVEN_ODD, CROSSING_EVEN_ODD = Nesting(*_NONE, False), Nesting(*_NONE, True)
+
+
+def nesting(polygons: Sequence[np.ndarray]) -> Nesting:
+    """How polygons count: even-odd, unless some overlap of which neither lies within the other.
+
+    Those are united. A polygon lies within another by all but 1 % of its area, and overlaps of
+    less than 1 % of it do not count, for outlines that share a stretch seldom do so to the last
+    digit. Of two that are one but for 1 % one is enough, so that they are united too.
+    """
+    if len(polygons) < 2:
+        return EVEN_ODD
+    low, high = (np.array([f(p, axis=0) for p in polygons]) for f in (np.min, np.max))
+    pairs = _contour_kernels.touching_boxes(low, high)
+    if len(pairs) == 0:
+        return EVEN_ODD
+    ends = np.cumsum([0, *map(len, polygons)])
+    share, area = _contour_kernels.overlaps(np.concatenate(polygons), ends, low, high, pairs)
+    is_within = (share >= 1.0 - APART) & (area[pairs[:, 0]] < (1.0 - APART) * area[pairs[:, 1]])
+    if not np.any(~is_within & (share > APART)):
+        return EVEN_ODD
+    return _nested(pairs[is_within], area)
+
+
+def _nested(within: np.ndarray, area: np.ndarray) -> Nesting:
+    """From pairs (m, 2) of a polygon and one around it, and the areas (n,) of all."""
+    depth = np.zeros(len(area), int)
+    for inner, outer in within[np.argsort(-area[within[:, 0]])]:  # all around a polygon before it
+        depth[inner] = max(depth[inner], depth[outer] + 1)
+    is_hole = depth % 2 == 1
+    counted = within[is_hole[within[:, 0]] & ~is_hole[within[:, 1]]]
+    counted = counted[np.argsort(counted[:, 0], kind="stable")]
+    ends = np.searchsorted(counted[:, 0], np.arange(len(area) + 1))
+    return Nesting(is_hole, np.ascontiguousarray(counted[:, 1]), ends, True)
+
+
+def coverage(
+    polygons: Sequence[np.ndarray], grid: Grid, nesting: Nesting = EVEN_ODD
+) -> Coverage:
     """Share of the pixels of an axial plane of a grid that lies inside polygons.
 
-    The area covered in a row of pixels is exact, but for edges that cross each other (0.4 of a
-    pixel at most between rotated rectangles). Single pixels are right within 2 %: an edge that
-    passes from one to the next within a sub-line is cut straight there.
+    The area covered in a row of pixels is exact, but where a polygon crosses itself, or others and
+    ``nesting`` does not say so, or where more than 256 edges meet in the row. Single pixels are
+    right within 2 %: an edge that passes from one to the next within a sub-line is cut straight
+    there.
     """
     in_pixels = [_in_pixels(polygon, grid) for polygon in polygons]
     edges = np.concatenate([_edges(p) for p in in_pixels]) if in_pixels else np.empty((0, 4))
-    edges = edges[edges[:, 0] != edges[:, 2]]
+    of = np.repeat(np.arange(len(in_pixels)), [len(p) for p in in_pixels])
+    is_slanted = edges[:, 0] != edges[:, 2]
+    edges, of = edges[is_slanted], of[is_slanted]
     if len(edges) == 0:
         return Coverage((slice(0, 0), slice(0, 0)), np.zeros((0, 0)))
     low, high = edges.reshape(-1, 2).min(axis=0), edges.reshape(-1, 2).max(axis=0)
@@ -41,8 +101,9 @@ def coverage(polygons: Sequence[np.ndarray], grid: Grid) -> Coverage:
     )
     edges = edges - np.array([window[0].start, window[1].start] * 2)
     shape = tuple(w.stop - w.start for w in window)
-    low_y, low_x, high_y, high_x = np.ascontiguousarray(_upwards(edges).T)
-    return Coverage(window, _contour_kernels.coverage(low_y, low_x, high_y, high_x, *shape))
+    sides = tuple(np.ascontiguousarray(_upwards(edges).T))
+    counted = (nesting.is_hole, nesting.outers, nesting.ends, nesting.are_crossing)
+    return Coverage(window, _contour_kernels.coverage(sides, of, counted, *shape))
 
 
 def outlines(mask: np.ndarray, grid: Grid) -> list[np.ndarray]:

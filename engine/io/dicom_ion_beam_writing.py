@@ -11,7 +11,7 @@ from pydicom.valuerep import DSfloat
 
 from engine.geometry.plan import Aperture, Beam, Plan
 from engine.io.dicom_private import write_air_gap_mm
-from engine.io.dicom_study import decimal, decimals
+from engine.io.dicom_study import decimal, decimals, line
 from engine.machine.ion import IonMachine
 
 FWHM_PER_SIGMA = float(np.sqrt(8.0 * np.log(2.0)))
@@ -49,7 +49,7 @@ def _beginning(beam: Beam, machine: IonMachine, number: int) -> Dataset:
         item.RadiationMassNumber, item.RadiationAtomicNumber = machine.mass_number, machine.charge
         item.RadiationChargeState = machine.charge
     item.ScanMode, item.TreatmentDeliveryType = "MODULATED", "TREATMENT"
-    item.TreatmentMachineName = machine.name[:16]
+    item.TreatmentMachineName = line(machine.name, 16)
     item.PrimaryDosimeterUnit = "NP"
     item.VirtualSourceAxisDistances = list(sources_mm(machine))
     for name in ("Wedges", "Compensators", "Boli", "LateralSpreadingDevices", "RangeModulators"):
@@ -66,7 +66,7 @@ def _beginning(beam: Beam, machine: IonMachine, number: int) -> Dataset:
 
 def _range_shifter(beam: Beam) -> Dataset:
     item = Dataset()
-    item.RangeShifterNumber, item.RangeShifterID = 1, beam.range_shifter[:16]
+    item.RangeShifterNumber, item.RangeShifterID = 1, line(beam.range_shifter, 16)
     item.RangeShifterType = "BINARY"
     return item
 
@@ -78,7 +78,7 @@ def _block(aperture: Aperture, machine: IonMachine) -> Dataset:
     item.IsocenterToBlockTrayDistance = -aperture.exit_mm
     item.BlockMountingPosition = "SOURCE_SIDE"  # so the tray is at the downstream face
     item.BlockType, item.BlockDivergence = "APERTURE", "ABSENT"
-    item.BlockNumber, item.MaterialID = 1, aperture.material[:16]
+    item.BlockNumber, item.MaterialID = 1, line(aperture.material, 16)
     item.BlockThickness = decimal(aperture.thickness_mm)
     item.BlockNumberOfPoints = len(corners)
     item.BlockData = decimals(corners / block_scale(aperture.exit_mm, machine))
@@ -125,7 +125,7 @@ def spot_fwhm_mm(machine: IonMachine, energy: int) -> float:
 def _place(point: Dataset, beam: Beam, machine: IonMachine) -> None:
     """Everything that stays as the first control point has it."""
     point.GantryAngle, point.GantryRotationDirection = decimal(beam.gantry_deg % 360.0), "NONE"
-    point.GantryPitchAngle = 0.0
+    point.GantryPitchAngle, point.GantryPitchRotationDirection = 0.0, "NONE"
     point.BeamLimitingDeviceAngle, point.BeamLimitingDeviceRotationDirection = 0.0, "NONE"
     point.PatientSupportAngle = decimal(beam.couch_deg % 360.0)
     point.PatientSupportRotationDirection = "NONE"

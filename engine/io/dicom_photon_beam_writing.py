@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DSfloat
 
 from engine.geometry.plan import Beam, Plan
-from engine.io.dicom_study import decimal, decimals
+from engine.io.dicom_study import decimal, decimals, line
 from engine.machine.photon import LATTICE_MM, PhotonMachine
 
 
@@ -47,7 +47,7 @@ def _beginning(beam: Beam, machine: PhotonMachine, number: int) -> Dataset:
     item.BeamName = f"{number}: gantry {beam.gantry_deg:g}"
     item.BeamType, item.RadiationType = "STATIC", "PHOTON"
     item.TreatmentDeliveryType = "TREATMENT"
-    item.TreatmentMachineName, item.PrimaryDosimeterUnit = machine.name[:16], "MU"
+    item.TreatmentMachineName, item.PrimaryDosimeterUnit = line(machine.name, 16), "MU"
     item.SourceAxisDistance = decimal(machine.virtual_source_mm)
     item.BeamLimitingDeviceSequence = [_jaws("X"), _jaws("Y")]
     item.NumberOfWedges = item.NumberOfBoli = item.NumberOfBlocks = 0

@@ -15,7 +15,7 @@ from pydicom.valuerep import DSfloat
 from engine.geometry.plan import Plan
 from engine.io.dicom_ion_beam_writing import ion_beam
 from engine.io.dicom_photon_beam_writing import photon_beam
-from engine.io.dicom_study import MAKER, Study, decimal, referenced, roi_numbers, save
+from engine.io.dicom_study import MAKER, Study, decimal, line, referenced, roi_numbers, save
 from engine.machine.ion import IonMachine
 from engine.patient.patient import Patient
 
@@ -77,7 +77,7 @@ def _dose_references(patient: Patient) -> list[Dataset]:
         item = Dataset()
         item.DoseReferenceNumber, item.DoseReferenceStructureType = number, "VOLUME"
         item.ReferencedROINumber = roi[target]
-        item.DoseReferenceDescription = target[:64]
+        item.DoseReferenceDescription = line(target)
         item.DoseReferenceType = "TARGET"
         item.TargetPrescriptionDose = decimal(patient.prescription_gy[target])
         made.append(item)

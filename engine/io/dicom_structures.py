@@ -1,7 +1,9 @@
 """RT structure sets: contours to structures on any grid, and a patient's masks to contours.
 
 Source: DICOM PS3.3, A.19 (RT structure set), C.8.8.5 (structure set), C.8.8.6 (ROI contour, with
-holes as keyholes in C.8.8.6.3), C.8.8.8 (RT ROI observations).
+holes in C.8.8.6.3: as keyholes, or where CLOSEDPLANAR_XOR has contours of a plane count even-odd),
+C.8.8.8 (RT ROI observations). Of CLOSED_PLANAR contours, which should need no rule, one within
+another is read as a hole all the same, as many systems write it; those that overlap are united.
 
 A contour stands for the slab halfway to the next planes of its structure, so a structure's volume
 is the sum of its contours' areas times their distance, wherever CT slices lie. Planes at every
@@ -22,7 +24,15 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import RTStructureSetStorage
 
-from engine.io.dicom_contours import Coverage, coverage, outlines
+from engine.io.dicom_contours import (
+    CROSSING_EVEN_ODD,
+    EVEN_ODD,
+    Coverage,
+    Nesting,
+    coverage,
+    nesting,
+    outlines,
+)
 from engine.io.dicom_dataset import (
     DicomError,
     items,
@@ -34,7 +44,7 @@ from engine.io.dicom_dataset import (
     whole,
 )
 from engine.io.dicom_image import POSITION_WITHIN_MM
-from engine.io.dicom_study import Study, referenced, roi_numbers, save
+from engine.io.dicom_study import Study, line, referenced, roi_numbers, save
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient, Role, Structure
 from engine.patient.structures import distance_mm
@@ -57,12 +67,15 @@ TYPES: dict[Role, str] = {
 }  # fmt: skip
 COLORS = {"external": (128, 160, 128), "target": (220, 40, 40), "support": (130, 130, 130)}
 ORGAN_COLORS = ((50, 110, 220), (240, 170, 30), (60, 180, 90), (160, 80, 200), (30, 180, 190))
-FILLED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+MATERIAL_IDS = {line(name, 16): name for name in MATERIALS}  # as SH has room for it
+XOR = "CLOSEDPLANAR_XOR"
+FILLED = ("CLOSED_PLANAR", XOR)
 NOT_FILLED = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 HALF = 0.5 - 1e-6  # of a voxel, rounding aside
 MAX_STEP_SLICES = 3.5  # contours further apart belong to separate pieces
 COORDINATE_WITHIN_MM = 1e5
 MOST_PIXELS = 2000  # along a side
+ROUNDING_MM = 1e-3  # of contours along the faces of a grid
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 _CONTOUR_DATA = Tag(0x3006, 0x0050)
 
@@ -84,6 +97,17 @@ class Roi:
 
 
 @dataclass(frozen=True, eq=False)
+class Plane:
+    """Contours at one z: polygons (n, 2) of x, y in mm, and how they count together."""
+
+    polygons: tuple[np.ndarray, ...]
+    nesting: Nesting
+
+    def on(self, grid: Grid) -> Coverage:
+        return coverage(self.polygons, grid, self.nesting)
+
+
+@dataclass(frozen=True, eq=False)
 class _Slab:
     """A layer of a structure: contours of one plane, or of two with a place between them."""
 
@@ -96,11 +120,11 @@ class _Slab:
 
 @dataclass(frozen=True, eq=False)
 class ContouredStructure:
-    """A structure by its contours; ``planes`` are polygons (n, 2) of x, y in mm at one z each."""
+    """A structure by its contours."""
 
     name: str
     role: Role | None
-    planes: tuple[tuple[np.ndarray, ...], ...]
+    planes: tuple[Plane, ...]
     slabs: tuple[_Slab, ...] = field(repr=False)
     notes: tuple[str, ...] = ()  # what was left out or doubtful
 
@@ -121,24 +145,62 @@ class ContouredStructure:
     def volume_cm3(self) -> float:
         """Volume of the contours' slabs: pixels of 1 mm in the plane, of more where a contour goes
         astray by meters; whole slabs along z."""
-        points = np.concatenate([p for plane in self.planes for p in plane])
-        extent_mm = np.ptp(points, axis=0)
-        pixel_mm = max(1.0, float(extent_mm.max()) / MOST_PIXELS)
-        x_mm, y_mm = points.min(axis=0) - pixel_mm
-        nx, ny = np.ceil(extent_mm / pixel_mm + 3.0).astype(int)
-        grid = Grid((1, ny, nx), (1.0, pixel_mm, pixel_mm), (0.0, y_mm, x_mm))
+        grid = self._own_plane()
         coverages = self._coverages(grid)
         volume_pixels = sum(
             (slab.high_mm - slab.low_mm) * self._between(coverages, slab, grid).share.sum()
             for slab in self.slabs
         )
-        return volume_pixels * pixel_mm**2 / 1000.0
+        return volume_pixels * grid.spacing_mm[1] ** 2 / 1000.0
 
     def beyond_mm(self, grid: Grid) -> float:
         """How far the structure reaches beyond the first or the last slice of a grid; 0 or less of
         one that does not."""
         below = grid.lower_mm[2] - self.slabs[0].low_mm
         return float(max(below, self.slabs[-1].high_mm - grid.upper_mm[2]))
+
+    def window_on(self, grid: Grid) -> tuple[slice, slice, slice]:
+        """The voxels (z, y, x) of a grid beyond which nothing of the structure lies."""
+        low, high = ((corner - grid.lower_mm)[::-1] / grid.spacing_mm for corner in self._box_mm())
+        ends = zip(np.floor(low).astype(int), np.ceil(high).astype(int), grid.shape)
+        return tuple(slice(*np.clip([a, b], 0, n).tolist()) for a, b, n in ends)
+
+    def share_off(self, grid: Grid) -> float:
+        """Share of the volume that lies off a grid, by the contours' areas: a slab between two
+        planes counts as the mean of both."""
+        low, high = self._box_mm()
+        if np.all(low > grid.lower_mm - ROUNDING_MM) and np.all(high < grid.upper_mm + ROUNDING_MM):
+            return 0.0
+        on_grid, whole = (self._areas_mm2(g) for g in (grid, self._own_plane()))
+        inner = np.clip(
+            [(slab.low_mm, slab.high_mm) for slab in self.slabs],
+            grid.lower_mm[2], grid.upper_mm[2],
+        )  # fmt: skip
+        thickness_mm = np.array([slab.high_mm - slab.low_mm for slab in self.slabs])
+        whole_mm3 = float(thickness_mm @ whole)
+        if not whole_mm3 > 0.0:
+            return 0.0
+        return max(0.0, 1.0 - float(np.diff(inner)[:, 0] @ on_grid) / whole_mm3)
+
+    def _box_mm(self) -> np.ndarray:
+        """Lowest and highest x, y, z, (2, 3)."""
+        points = np.concatenate([p for plane in self.planes for p in plane.polygons])
+        z_mm = self.slabs[0].low_mm, self.slabs[-1].high_mm
+        return np.column_stack([[points.min(axis=0), points.max(axis=0)], z_mm])
+
+    def _own_plane(self) -> Grid:
+        """Pixels around all contours, of 1 mm where there are not too many."""
+        low, high = self._box_mm()[:, :2]
+        pixel_mm = max(1.0, float((high - low).max()) / MOST_PIXELS)
+        nx, ny = np.ceil((high - low) / pixel_mm + 3.0).astype(int)
+        x_mm, y_mm = low - pixel_mm
+        return Grid((1, ny, nx), (1.0, pixel_mm, pixel_mm), (0.0, y_mm, x_mm))
+
+    def _areas_mm2(self, grid: Grid) -> np.ndarray:
+        """Area of every slab on a grid's planes, (n_slabs,)."""
+        pixel_mm2 = grid.spacing_mm[1] * grid.spacing_mm[2]
+        area = np.array([plane.on(grid).share.sum() * pixel_mm2 for plane in self.planes])
+        return np.array([(1 - s.part) * area[s.below] + s.part * area[s.above] for s in self.slabs])
 
     def _slices(self, grid: Grid) -> Iterator[tuple[int, Coverage]]:
         """Index and coverage of every slice that the structure reaches."""
@@ -157,7 +219,7 @@ class ContouredStructure:
 
     def _coverages(self, grid: Grid):
         """Coverage of a plane by its index; the last few are kept."""
-        return lru_cache(maxsize=4)(lambda plane: coverage(self.planes[plane], grid))
+        return lru_cache(maxsize=4)(lambda plane: self.planes[plane].on(grid))
 
     @staticmethod
     def _between(coverages, slab: _Slab, grid: Grid) -> Coverage:
@@ -197,10 +259,15 @@ class StructureSet:
                 "than the CT: it was drawn on another image; choose the CT that it was drawn on, "
                 "or leave it out by name."
             )
-        contours, notes = _closed_contours(self._contours[roi.number], roi.name)
+        contours, kinds, notes = _closed_contours(self._contours[roi.number], roi.name)
         if not contours:
             raise DicomError(f"structure {roi.name!r} of {label(self._dataset)} has no area.")
-        z_mm, planes = _planes(contours, grid.spacing_mm[0])
+        z_mm, polygons = _planes(contours, grid.spacing_mm[0])
+        if XOR in kinds:  # the standard wants all to be of this kind then
+            planes = tuple(Plane(p, CROSSING_EVEN_ODD) for p in polygons)
+        else:
+            planes = tuple(Plane(p, nesting(p)) for p in polygons)
+            notes += _united(z_mm, planes, roi.name)
         slabs, gap_notes = _slabs(z_mm, grid.spacing_mm[0], roi.name)
         return ContouredStructure(roi.name, roi.role, planes, slabs, (*notes, *gap_notes))
 
@@ -245,7 +312,6 @@ def _rois(dataset: Dataset, contours: dict[int, Dataset]) -> tuple[Roi, ...]:
     for item in items(dataset, "StructureSetROISequence"):
         roi_number = whole(item, "ROINumber")
         about = observed.get(roi_number, Dataset())
-        material = text(about, "MaterialID", "")
         drawn = contours.get(roi_number)
         rois.append(
             Roi(
@@ -253,7 +319,7 @@ def _rois(dataset: Dataset, contours: dict[int, Dataset]) -> tuple[Roi, ...]:
                 text(item, "ROIName", f"ROI {roi_number}"),
                 text(about, "RTROIInterpretedType", "").upper(),
                 text(item, "ReferencedFrameOfReferenceUID"),
-                material if material in MATERIALS else None,
+                MATERIAL_IDS.get(text(about, "MaterialID", "")[:16]),
                 0 if drawn is None else len(items(drawn, "ContourSequence")),
             )
         )
@@ -264,9 +330,10 @@ def _rois(dataset: Dataset, contours: dict[int, Dataset]) -> tuple[Roi, ...]:
 
 def _closed_contours(
     drawn: Dataset, name: str
-) -> tuple[list[tuple[float, np.ndarray]], list[str]]:
-    """z in mm and polygon (n, 2) of every contour that has an inside, and what was left out."""
-    contours, n_left = [], 0
+) -> tuple[list[tuple[float, np.ndarray]], set[str], list[str]]:
+    """z in mm and polygon (n, 2) of every contour that has an inside, of which kinds they are, and
+    what was left out."""
+    contours, kinds, n_left = [], set(), 0
     for item in items(drawn, "ContourSequence"):
         kind = text(item, "ContourGeometricType")
         if kind not in FILLED + NOT_FILLED:
@@ -284,8 +351,9 @@ def _closed_contours(
                 "z; only contours in axial planes are read."
             )
         contours.append((float(points[:, 2].mean()), points[:, :2]))
+        kinds.add(kind)
     notes = [f"{name!r}: {n_left} points or open contours left out"] if n_left else []
-    return contours, notes
+    return contours, kinds, notes
 
 
 def _points(item: Dataset) -> np.ndarray:
@@ -323,6 +391,16 @@ def _planes(
         if not any(np.array_equal(polygon, other) for other in planes[-1]):
             planes[-1].append(polygon)
     return np.array(z_mm), tuple(tuple(plane) for plane in planes)
+
+
+def _united(z_mm: np.ndarray, planes: Sequence[Plane], name: str) -> list[str]:
+    """What to note of planes whose contours overlap."""
+    where = z_mm[[plane.nesting is not EVEN_ODD for plane in planes]]
+    if len(where) == 0:
+        return []
+    at = f"z = {where[0]:g}" + (f" … {where[-1]:g}" if len(where) > 1 else "")
+    slices = "1 slice" if len(where) == 1 else f"{len(where)} slices"
+    return [f"{name!r}: contours that overlap on {slices} ({at} mm) are united"]
 
 
 def _slabs(z_mm: np.ndarray, dz_mm: float, name: str) -> tuple[tuple[_Slab, ...], list[str]]:
@@ -410,21 +488,29 @@ def _referenced_frame(study: Study, slices: list[Dataset]) -> Dataset:
 
 def _declared(roi_number: int, name: str, study: Study) -> Dataset:
     item = Dataset()
-    item.ROINumber, item.ROIName = roi_number, name
+    item.ROINumber, item.ROIName = roi_number, _roi_name(name, roi_number)
     item.ReferencedFrameOfReferenceUID = study.frame_uid
     item.ROIGenerationAlgorithm = ""
     return item
+
+
+def _roi_name(name: str, roi_number: int) -> str:
+    """The name where it fits; else its beginning, which the number tells from another's."""
+    mark = f"~{roi_number}" if len(name) > 64 else ""
+    return line(name, 64 - len(mark)) + mark
 
 
 def _contoured(roi_number: int, structure: Structure, grid: Grid, slices: list[Dataset]) -> Dataset:
     item = Dataset()
     color = COLORS.get(structure.role, ORGAN_COLORS[roi_number % len(ORGAN_COLORS)])
     item.ReferencedROINumber, item.ROIDisplayColor = roi_number, list(color)
-    item.ContourSequence = [
+    contours = [
         _contour(polygon, float(z_mm), slice_)
         for plane, z_mm, slice_ in zip(structure.mask, grid.axes_mm()[0], slices)
         for polygon in outlines(plane, grid)
     ]
+    if contours:  # a sequence that is optional may not be there without items (PS3.3 C.8.8.6)
+        item.ContourSequence = contours
     return item
 
 
@@ -448,7 +534,7 @@ def _observed(roi_number: int, structure: Structure) -> Dataset:
     item.ObservationNumber = item.ReferencedROINumber = roi_number
     item.RTROIInterpretedType, item.ROIInterpreter = _type(structure), ""
     if structure.material is not None:
-        item.MaterialID = structure.material
+        item.MaterialID = line(structure.material, 16)
     return item
 
 

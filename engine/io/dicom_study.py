@@ -7,6 +7,7 @@ patient is called after a digest of the image, and the tags that the standard wa
 empty (PS3.3 C.7.1.1, C.7.2.1).
 """
 
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,6 +132,12 @@ def referenced(sop_class: str, uid: str) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
     return item
+
+
+def line(words: str, at_most: int = 64) -> str:
+    """A text as LO takes it, or SH with 16 characters: a backslash would part it in two values,
+    and control characters are none of its own (PS3.5 6.2)."""
+    return re.sub(r"[\\\x00-\x1f\x7f]", "_", words)[:at_most]
 
 
 def decimal(value: float) -> DSfloat:

@@ -18,7 +18,7 @@ from engine.physics.lem import Lem1, Tissue
 from scripts import cli, dicom_files
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine" / "io"))
-from dicom_checks import assert_valid  # noqa: E402
+from dicom_checks import assert_follows_docbook, assert_valid  # noqa: E402
 
 TANK = (
     "patient=water_tank", "patient.size_mm=[60,120,60]", "patient.spacing_mm=4",
@@ -110,6 +110,10 @@ def test_the_patient_comes_back_with_prescription_and_material(made):
 def test_everything_follows_the_standard(made, tmp_path):
     folder = made / "dicom"
     assert_valid([folder / "CT_0001.dcm", *folder.glob("RT*.dcm")], tmp_path)
+
+
+def test_everything_follows_the_docbook(made, pytestconfig):
+    assert_follows_docbook((made / "dicom").iterdir(), pytestconfig)
 
 
 def test_without_the_key_no_dicom_is_written(tmp_path):

@@ -175,8 +175,8 @@ def test_written_slices_are_valid(paths, tmp_path):
     assert_valid(paths[:2], tmp_path)
 
 
-def test_written_slices_follow_the_docbook(paths):
-    assert_follows_docbook(paths[:1])
+def test_written_slices_follow_the_docbook(paths, pytestconfig):
+    assert_follows_docbook(paths, pytestconfig)
 
 
 def test_nothing_of_a_person_is_written(paths):

@@ -88,16 +88,20 @@ def test_what_is_no_dose_is_not_written(study, plan, dose, tmp_path):
         write_dose(GRID, dose, study, plan, tmp_path / "dose.dcm")
 
 
-def test_written_doses_follow_the_standard(study, plan, dose_gy, tmp_path):
-    paths = [
+@pytest.fixture
+def paths(study, plan, dose_gy, tmp_path):
+    return [
         write_dose(GRID, dose_gy, study, plan, tmp_path / "total.dcm"),
         write_dose(GRID, dose_gy, study, plan, tmp_path / "beam.dcm", 2, "RBE 1.1"),
     ]
+
+
+def test_written_doses_follow_the_standard(paths, tmp_path):
     assert_valid(paths, tmp_path)
 
 
-def test_written_doses_follow_the_docbook(path):
-    assert_follows_docbook([path])
+def test_written_doses_follow_the_docbook(paths, pytestconfig):
+    assert_follows_docbook(paths, pytestconfig)
 
 
 def test_planes_may_be_told_by_their_z(path, dose_gy):

@@ -1,5 +1,6 @@
 """Plans out and in again, and what plans of ions and photons share."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from dicom_checks import assert_follows_docbook, assert_valid
 from dicom_samples import PYDICOM_FILES
 from plan_samples import ISOCENTER, foreign_beam, foreign_plan, item, spots, tank, written
+from standard_docbook import place, table
 
 from engine.geometry.bixels import place_bixels
 from engine.geometry.coordinates import beam_frame
@@ -21,6 +23,8 @@ from engine.machine.depth_kernels import layer_kernel
 from engine.machine.library import load_machine
 
 FLOAT32 = 2.0**-24  # relative rounding of a weight
+# PS3.3 C.8.8.14, C.8.8.25; but not where something else may stand for it, as energy for voltage
+FOR_FIRST = r"Required for first Item (of|in) (\w+ )?Control Point Sequence, or (?!.*not present)"
 HOLE = Aperture(((-30.0, -20.0), (30.0, -20.0), (0.0, 25.5)), -151.25, 60.0)
 
 
@@ -177,7 +181,9 @@ def test_plans_that_differ_have_other_identifiers(patient, study, tmp_path):
     ).ReferencedSOPInstanceUID == uids[1]
 
 
-def test_written_plans_follow_the_standard(patient, study, tmp_path):
+@pytest.fixture
+def paths(patient, study, tmp_path):
+    """A file of every kind of plan."""
     shifted = Beam(0.0, ISOCENTER, 0.0, "rs40", 50.0, -90.0, HOLE)
     plans = {
         "prescription": None, "protons": spots(), "carbon": spots("generic_carbon"),
@@ -185,13 +191,33 @@ def test_written_plans_follow_the_standard(patient, study, tmp_path):
     }  # fmt: skip
     for name, plan in plans.items():
         write_plan(plan, patient, study, tmp_path / f"{name}.dcm")
-    assert_valid(sorted(tmp_path.glob("*.dcm")), tmp_path)
+    return sorted(tmp_path.glob("*.dcm"))
 
 
-def test_written_plans_follow_the_docbook(patient, study, tmp_path):
-    for name, plan in {"ions": spots(), "photons": photons(patient)}.items():
-        write_plan(plan, patient, study, tmp_path / f"{name}.dcm")
-    assert_follows_docbook(sorted(tmp_path.glob("*.dcm")))
+def test_written_plans_follow_the_standard(paths, tmp_path):
+    assert_valid(paths, tmp_path)
+
+
+def test_written_plans_follow_the_docbook(paths, pytestconfig):
+    assert_follows_docbook(paths, pytestconfig)
+
+
+def test_first_control_points_have_all_that_is_asked_of_every_beam(paths):
+    """Which neither program looks for: "Required for first Item" is no condition to them."""
+    pytest.importorskip("dicom_standard", reason="dicom-standard is not installed (extra dev)")
+    asked = {"rt-ion-beams": [], "rt-beams": []}
+    for row in table("module_to_attributes"):
+        said = " ".join(row["description"].split())
+        if row["moduleId"] in asked and re.search(FOR_FIRST, said):
+            asked[row["moduleId"]].append(int(place(row)[-1], 16))
+    assert [len(tags) for tags in asked.values()] == [17, 13]
+    for path in paths:
+        plan = pydicom.dcmread(path)
+        for beam in [*plan.get("IonBeamSequence", []), *plan.get("BeamSequence", [])]:
+            is_ion = "IonControlPointSequence" in beam
+            first = (beam.IonControlPointSequence if is_ion else beam.ControlPointSequence)[0]
+            tags = asked["rt-ion-beams" if is_ion else "rt-beams"]
+            assert [hex(tag) for tag in tags if tag not in first] == [], path.name
 
 
 @pytest.mark.parametrize("weight, others", [(0.0, 0.0), (np.nan, 1e7), (-1.0, 1e7)])

@@ -8,20 +8,22 @@ from dicom_checks import assert_follows_docbook, assert_valid
 from dicom_samples import (
     PYDICOM_FILES,
     edited,
+    refused,
     roi,
     small_patient,
     square,
     structure_file,
     written,
 )
+from plan_samples import tank
 from pydicom.uid import ExplicitVRLittleEndian
 
-from engine.io.dicom_dataset import DicomError
-from engine.io.dicom_structures import StructureSet, write_structures
+from engine.io.dicom_structures import MATERIAL_IDS, StructureSet, write_structures
 from engine.io.dicom_study import Study
 from engine.io.openkbp import read_patient
 from engine.patient.grid import Grid
 from engine.patient.patient import Structure
+from engine.patient.tissues import MATERIALS
 
 GRID = Grid((12, 30, 30), (3.0, 2.0, 2.0), (0.0, 1.0, 1.0))  # slices at 0, 3, …; edges at 0, 2, …
 STUDY = Study.of(small_patient())
@@ -47,12 +49,6 @@ def stack(z_mm, half=10.0, center=CENTER):
 
 def by_slice(mask) -> list[int]:
     return mask.sum(axis=(1, 2)).tolist()
-
-
-def refused(call, named: str) -> None:
-    with pytest.raises(DicomError) as caught:
-        call()
-    assert named in str(caught.value), str(caught.value)
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -91,14 +87,43 @@ def test_targets_are_of_the_type_in_their_names(tmp_path, name, role, kind):
     assert StructureSet(tmp_path / "RTSTRUCT.dcm").rois[-1].kind == kind
 
 
-def test_written_files_are_valid(tmp_path):
-    written(small_patient(), tmp_path)
+def awkward_patient():
+    """A patient with a structure of no voxel, and with names that a DICOM file has no room for."""
+    patient = small_patient()
+    names = ("Nothing", "a\\b\nc", "n" * 64, "m" * 70 + "1", "m" * 70 + "2")
+    masks = [np.zeros(patient.grid.shape, bool)] + 4 * [patient.mask("SpinalCord")]
+    more = {
+        name: Structure(name, mask, "organ", "connective_tissue")
+        for name, mask in zip(names, masks)
+    }
+    return replace(patient, name="awkward", structures={**patient.structures, **more})
+
+
+def test_names_are_made_to_fit_and_stay_apart(tmp_path):
+    written(awkward_patient(), tmp_path)
+    rois = StructureSet(tmp_path / "RTSTRUCT.dcm").rois[3:]
+    names = ["Nothing", "a_b_c", "n" * 64, "m" * 62 + "~7", "m" * 62 + "~8"]
+    assert [roi.name for roi in rois] == names
+    assert {roi.material for roi in rois} == {"connective_tissue"}
+
+
+def test_every_material_has_an_id_of_its_own():
+    assert sorted(MATERIAL_IDS.values()) == sorted(MATERIALS)
+
+
+PATIENTS = [small_patient(), tank(), awkward_patient()]
+
+
+@pytest.mark.parametrize("patient", PATIENTS, ids=lambda patient: patient.name)
+def test_written_files_are_valid(patient, tmp_path):
+    written(patient, tmp_path)
     assert_valid([tmp_path / "RTSTRUCT.dcm"], tmp_path)
 
 
-def test_written_files_follow_the_docbook(tmp_path):
-    written(small_patient(), tmp_path)
-    assert_follows_docbook([tmp_path / "RTSTRUCT.dcm"])
+@pytest.mark.parametrize("patient", PATIENTS, ids=lambda patient: patient.name)
+def test_written_files_follow_the_docbook(patient, tmp_path, pytestconfig):
+    written(patient, tmp_path)
+    assert_follows_docbook([tmp_path / "RTSTRUCT.dcm"], pytestconfig)
 
 
 def test_contours_refer_to_their_slices(tmp_path):
@@ -138,6 +163,36 @@ def test_several_contours_of_a_slice_are_separate_pieces_or_holes(drawn):
     expected = (40**2 - 20**2 + 8**2 + 4**2) / 4.0
     for order in (contours, contours[::-1]):
         assert drawn(order).mask_on(GRID).sum() == expected
+
+
+CROSSING = [square((26.0, 30.0), 10.0), square((34.0, 30.0), 10.0)]  # 12 mm in common
+
+
+@pytest.mark.parametrize(
+    "kind, area_mm2, notes",
+    [
+        ("CLOSED_PLANAR", 28 * 20,
+         ("'Cord': contours that overlap on 2 slices (z = 9 … 12 mm) are united",)),
+        ("CLOSEDPLANAR_XOR", 16 * 20, ()),
+    ],
+)  # fmt: skip
+def test_contours_that_overlap_are_united_unless_they_are_of_the_xor_kind(
+    drawn, kind, area_mm2, notes
+):
+    contours = [(z, polygon, kind) for z in (9.0, 12.0) for polygon in CROSSING]
+    structure = drawn([*contours, (15.0, CROSSING[0], kind)])
+    areas = [0] * 3 + [area_mm2 / 4] * 2 + [400 / 4] + [0] * 6
+    assert by_slice(structure.mask_on(GRID)) == areas
+    assert by_slice(structure.fraction_on(GRID)) == pytest.approx(areas, rel=1e-5)
+    assert structure.volume_cm3() == pytest.approx(0.003 * (2 * area_mm2 + 400))
+    assert structure.notes == notes
+
+
+def test_a_hole_in_one_of_two_contours_that_overlap_stays_a_hole(drawn):
+    hole = square((20.0, 30.0), 2.0)
+    structure = drawn([(9.0, polygon) for polygon in (*CROSSING, hole)])
+    assert structure.mask_on(GRID).sum() == (28 * 20 - 4 * 4) / 4
+    assert structure.notes == ("'Cord': contours that overlap on 1 slice (z = 9 mm) are united",)
 
 
 def test_a_contour_that_is_there_twice_counts_once(drawn):
@@ -259,6 +314,30 @@ def test_what_lies_off_the_grid_is_cut_off(drawn):
     assert structure.mask_on(GRID).all()
     assert not drawn(stack([500.0])).mask_on(GRID).any()
     assert not drawn(stack([9.0], center=(900.0, 0.0))).mask_on(GRID).any()
+
+
+def test_the_share_off_the_grid_is_that_of_the_contours_volume(drawn):
+    """GRID reaches from 0 to 60 mm in x and y, from -1.5 to 34.5 mm in z."""
+    for half, center, share in (
+        (10.0, CENTER, 0.0), (30.0, CENTER, 0.0), (10.0, (0.0, 30.0), 0.5),
+        (10.0, (62.0, 60.0), 1.0 - 0.4 * 0.5), (31.0, CENTER, 1.0 - (60.0 / 62.0) ** 2),
+        (10.0, (0.0, 900.0), 1.0),
+    ):  # fmt: skip
+        structure = drawn(stack(np.arange(0.0, 34.0, 3.0), half, center))
+        assert structure.share_off(GRID) == pytest.approx(share, abs=1e-5), (half, center)
+    assert drawn(stack(np.arange(-9.0, 10.0, 3.0))).share_off(GRID) == pytest.approx(3 / 7)
+    assert drawn(stack(np.arange(-12.0, 13.0, 6.0))).share_off(GRID) == pytest.approx(4 / 9)
+
+
+def test_beyond_its_window_a_structure_is_empty(drawn):
+    angle = np.linspace(0.0, 2.0 * np.pi, 50)
+    ring = CENTER + 7.3 * np.column_stack([np.cos(angle), np.sin(angle)])
+    beyond = stack(np.arange(3.0, 93.0, 3.0), 90.0)
+    for contours in ([(9.3, ring), (12.1, ring)], [(9.0, ring - 25.0)], beyond):
+        structure = drawn(contours)
+        fraction, window = structure.fraction_on(GRID), structure.window_on(GRID)
+        assert fraction[window].sum() == pytest.approx(fraction.sum())
+        assert fraction[window].any(axis=(1, 2)).all()
 
 
 # The structure set
