@@ -5,16 +5,17 @@ CT_*.dcm, RTSTRUCT.dcm, RTPLAN.dcm, RTDOSE.dcm and RTDOSE_beam_*.dcm.
 """
 
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from engine.io.dicom_study import Study
 from engine.io.openkbp import read_reference_dose
 from engine.patient.patient import Patient
 from scripts import dicom_files, plan_files
+from scripts.patient_keys import patient_of
 from scripts.record import output_folder, stage
 
 OPENKBP = "engine.io.openkbp.read_patient"
@@ -23,6 +24,16 @@ OPENKBP = "engine.io.openkbp.read_patient"
 def run(cfg: DictConfig) -> None:
     """One patient; nothing is recorded beside it, for the folder is to be given away."""
     folder = output_folder()
+    try:
+        _export(cfg, folder)
+    except BaseException:
+        with suppress(OSError):  # it holds an earlier export
+            folder.rmdir()
+        raise
+    print(f"\nWritten to {folder}/")
+
+
+def _export(cfg: DictConfig, folder: Path) -> None:
     if cfg.plan is not None and cfg.published_dose:
         raise ValueError(
             "dose=true is the dose that was published with the patient, not that of plan="
@@ -35,7 +46,7 @@ def run(cfg: DictConfig) -> None:
         )
     dicom_files.refuse_others(folder)
     with stage("Patient") as notes:
-        patient = instantiate(cfg.patient, _convert_="all")
+        patient = patient_of(cfg)
         notes.append(f"{patient.grid.shape[0]} slices, {len(patient.structures)} structures")
     plan, doses = None, None
     if cfg.plan is not None:
@@ -47,7 +58,6 @@ def run(cfg: DictConfig) -> None:
         doses = dicom_files.Doses(patient.grid, read_reference_dose(cfg.patient.path))
     with stage("DICOM") as notes:
         notes += dicom_files.write(patient, folder, plan, doses)
-    print(f"\nWritten to {folder}/")
 
 
 def _prescribed(patient: Patient, made: "plan_files.ReadPlan") -> Patient:

@@ -15,19 +15,20 @@ from omegaconf import DictConfig
 
 from engine.dose.influence import InfluenceMatrix
 from engine.evaluation.goals import RING
-from engine.evaluation.plan_evaluation import PlanEvaluation, StructureRows
+from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import Goal, Scorecard, metrics_of
 from engine.geometry.delivery import DeliveryModel
 from engine.geometry.plan import Aperture, Beam, Plan
 from engine.machine.ion import IonMachine
 from engine.optimization.problem import PlanningProblem, initial_weights
-from engine.optimization.regions import Region, regions_on
 from engine.parallel import set_threads
 from engine.patient.ct import override_material
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient, prescribed
 from engine.patient.structures import DoseStructures, on_grid, resample_fraction, ring
 from scripts import dicom_files, final_dose, plan_files
+from scripts.judged import judged_on
+from scripts.patient_keys import patient_of
 from scripts.record import dose_progress, output_folder, save_record, solver_progress, stage
 
 DICOM = "dicom"  # the folder of DICOM files in that of the plan
@@ -177,7 +178,7 @@ def _checked_spacing_mm(spacing_mm: float) -> float:
 
 def _patient(cfg: DictConfig) -> Patient:
     """The patient, with other fractions and prescriptions where some are wished."""
-    patient = instantiate(cfg.patient, _convert_="all")
+    patient = patient_of(cfg)
     wished = {str(name): gy for name, gy in (cfg.prescription_gy or {}).items()}
     patient = prescribed(patient, cfg.fraction_gy, cfg.n_fractions)
     return replace(patient, prescription_gy={**patient.prescription_gy, **wished})
@@ -188,26 +189,12 @@ def _evaluation(
 ) -> tuple[PlanEvaluation, tuple[Goal, ...]]:
     """What judges the dose, and the goals whose structures the dose grid has."""
     around = resample_fraction(ring(patient, 0.0, cfg.ring_mm), patient.grid, influence.grid)
-    judged = _judged({**structures.fraction, RING: around}, influence)
+    fraction = {**structures.fraction, RING: around}
+    judged = judged_on(influence.grid, fraction, influence.voxels)
     goals = tuple(g for g in instantiate(cfg.evaluation)(patient) if g.structure in judged)
     body = judged[patient.external.name]
     wishes = patient.prescription_gy
     return PlanEvaluation(judged, wishes, influence.n_rows, body, metrics_of(goals)), goals
-
-
-def _judged(
-    fraction: dict[str, np.ndarray], influence: InfluenceMatrix
-) -> dict[str, StructureRows]:
-    """Structures on the matrix's rows, from the share (nz, ny, nx) of every voxel inside."""
-    voxel_cm3 = influence.grid.voxel_volume_cm3
-
-    def rows_of(name: str, region: Region) -> StructureRows:
-        inside = fraction[name].ravel()[influence.voxels[region.rows]]
-        volume_cm3 = float(inside.sum(dtype=np.float64)) * voxel_cm3
-        return StructureRows(region.rows, region.volume, volume_cm3)
-
-    regions = regions_on(influence.voxels, fraction)
-    return {name: rows_of(name, region) for name, region in regions.items()}
 
 
 def _about_patient(patient: Patient) -> list[str]:

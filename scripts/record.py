@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from engine.errors import PhysicsWarning
 from scripts.nameless import dicom_folders, nameless, without
 
 if TYPE_CHECKING:
@@ -33,14 +35,40 @@ PACKAGES = (
 def stage(title: str) -> Iterator[list[str]]:
     """Print what begins, and when it has ended the seconds and whatever was noted meanwhile."""
     began, notes, title = time.perf_counter(), [], f"{title:<20}"
+    told: list = []
     print(title, end=" ", flush=True)
     try:
-        yield notes
+        with _warnings_apart(told):
+            yield notes
     except BaseException:
-        print("failed", flush=True)
+        print(f"{title} failed" if told else "failed", flush=True)
         raise
-    again = f"\r{title} " if sys.stdout.isatty() else ""  # a progress bar may have taken the line
+    again = f"{title} " if told else ""
+    if sys.stdout.isatty():
+        again = f"\r{title} "  # a progress bar may have taken the line
     print(f"{again}{time.perf_counter() - began:6.2f} s  {'; '.join(notes)}", flush=True)
+
+
+@contextmanager
+def _warnings_apart(told: list) -> Iterator[None]:
+    """Warnings begin a line of their own, ours without the line of code, and are in ``told``."""
+    show, spell = warnings.showwarning, warnings.formatwarning
+
+    def show_below(message, *about):
+        print(flush=True)  # ends what began the line
+        told.append(message)
+        show(message, *about)
+
+    def spell_ours(message, category, filename, lineno, line=None):
+        if issubclass(category, PhysicsWarning):
+            return f"{category.__name__}: {message}\n"
+        return spell(message, category, filename, lineno, line)
+
+    warnings.showwarning, warnings.formatwarning = show_below, spell_ours
+    try:
+        yield
+    finally:
+        warnings.showwarning, warnings.formatwarning = show, spell
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from ptenv.rendering import dvh_figure, save
 from scripts import final_dose, validate_plan
 from scripts import validate_pictures as pictures
 from scripts.configuration import choices
+from scripts.patient_keys import spoken_as_keys_of
 from scripts.record import dose_progress, output_folder, save_record, stage
 from scripts.validate_axes import Row
 from scripts.validate_check import Check
@@ -155,7 +156,7 @@ def _of_plan(cfg: DictConfig, folder: Path, numbers: Path) -> float:
     engine = instantiate(cfg.engine, _convert_="all")
     biology, wished = instantiate(cfg.biology), instantiate(cfg.quantity)
     criterion = OmegaConf.to_container(cfg.gamma, resolve=True)
-    with stage("DICOM") as notes:
+    with stage("DICOM") as notes, spoken_as_keys_of("dicom", *validate_plan.READERS, path="plan"):
         given = validate_plan.read(str(cfg.plan), **OmegaConf.to_container(cfg.dicom, resolve=True))
         quantity, doubts_ = validate_plan.quantity_for(given, wished, biology)
         notes += _about_plan(given, quantity.rbe)

@@ -16,7 +16,7 @@ from engine.dose.photon_svd.engine import PhotonSvdEngine
 from engine.dose.quantities import Quantity, RbeDose
 from engine.evaluation.comparison import difference, sampled
 from engine.evaluation.gamma import Gamma
-from engine.evaluation.plan_evaluation import PlanEvaluation, StructureRows
+from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.geometry.plan import Plan
 from engine.io.dicom_dataset import DicomError
 from engine.io.dicom_dose import DicomDose, read_dose
@@ -33,6 +33,7 @@ from engine.patient.structures import on_grid, resample_fraction
 from engine.physics.biology import BiologicalModel
 from scripts import final_dose
 from scripts.dicom_files import weighted_by
+from scripts.judged import judged_on
 from scripts.validate_axes import Row
 from scripts.validate_reference import Gammas, dose_rows, gamma_rows, pass_rates
 
@@ -115,7 +116,10 @@ def read(
         and (d.is_effective, d.weighted_by) == (total.is_effective, total.weighted_by)
     }  # fmt: skip
     scaled = replace(total, dose_gy=total.dose_gy * np.float32(times))
-    return Given(patient, told, scaled, beams, (*told.notes, *notes))
+    return Given(patient, told, scaled, beams, (*linked.notes, *told.notes, *notes))
+
+
+READERS = (read, read_patient)  # whose arguments are the keys of the group dicom
 
 
 def quantity_for(
@@ -294,12 +298,7 @@ def _beam_rows(given: Given, ours_gy: Mapping[int, np.ndarray], inside: np.ndarr
 
 def _evaluation(patient: Patient, grid: Grid) -> PlanEvaluation:
     """What reads metrics from a dose on the grid, of all structures that it meets."""
-    structures = on_grid(patient, grid)
-    judged = {}
-    for name in structures.fraction:
-        voxels, share = structures.members(name)
-        if len(voxels):
-            judged[name] = StructureRows(voxels, share / share.sum(), structures.volume_cm3(name))
+    judged = judged_on(grid, on_grid(patient, grid).fraction, np.arange(grid.size))
     wishes = {name: gy for name, gy in patient.prescription_gy.items() if name in judged}
     if not wishes:
         raise DicomError("no target lies on the grid of the dose; choose another by dicom.dose=….")

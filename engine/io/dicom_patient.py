@@ -21,6 +21,7 @@ from engine.io.structure_names import EXTERNAL, Patterns, dose_in_name_gy, mappe
 from engine.patient.patient import ROLES, Patient, Role, Structure
 from engine.patient.structures import external_from_hu
 
+MOST_OFF = 0.01  # share of a structure off the CT or the body that is not told
 TARGET_KINDS = ("PTV", "CTV", "ITV", "GTV")  # the first of these that is there is treated
 
 
@@ -31,6 +32,7 @@ class Linked:
     series: Entry
     structures: Entry
     plan: Entry | None
+    notes: tuple[str, ...] = ()  # why these, where others could be meant
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,14 @@ class _Chosen:
     name: str
     role: Role
     roi: Roi
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """A structure with its mask, and the part of the CT beyond which it is empty."""
+
+    structure: Structure
+    window: tuple[slice, slice, slice]
 
 
 def read_patient(
@@ -56,21 +66,24 @@ def read_patient(
 
     ``series``, ``structures`` and ``plan`` choose by UID, or by the digest that the listing shows,
     where the folder holds several. Structures get TG-263 names by ``mapped``, by one's own patterns
-    in ``names`` first. What no pattern matches is left out and told, unless ``roles`` or
-    ``prescription_gy`` name it, by its local name; ``roles`` overrides what names and file say.
+    in ``names`` first. What no pattern matches, or one of ``leave_out``, is left out and told,
+    unless ``roles`` or ``prescription_gy`` name it, by its local name; ``roles`` overrides what
+    names and file say.
 
     The prescription in Gy (RBE) over the course is ``prescription_gy``; or else the plan's, and for
     targets that it does not name the doses in their names, for PTVs, or where there are none for
     CTVs, and so on. A target without a dose is left out. The external is the structure of that
     role, or else what ``external_from_hu`` finds; targets are clipped to it.
 
-    Whatever is left out or doubtful is told in one ``PhysicsWarning``. Raises ``DicomError`` of
+    Whatever is left out or doubtful, and what lies off the CT or the body by more than 1 % of
+    itself, is told in one ``PhysicsWarning``. Raises ``DicomError`` of
     files, ``ValueError`` of keys and names.
     """
     folder = scan(path)
     linked = link(folder, series, structures, plan)
     structure_set = StructureSet(linked.structures.path)
     notes = [f"a file is left out: {why}" for why in folder.unreadable[:SHOWN_UNREADABLE]]
+    notes += linked.notes
     if linked.series.uid not in linked.structures.refers_to:
         notes.append("the structures refer to another series, of the same frame of reference")
     chosen = _chosen(structure_set, names, roles or {}, prescription_gy or {}, notes)
@@ -84,7 +97,7 @@ def read_patient(
         )
     ct = read_ct(linked.series.paths)
     found = list(_drawn(structure_set, chosen, doses_gy, ct, notes))
-    found = _with_external(found, ct)
+    found = _with_external(found, ct, notes)
     patient = Patient(
         name=f"dicom-{linked.series.short}",
         grid=ct.grid,
@@ -107,7 +120,8 @@ def link(
     """What belongs together in a folder, by the keys given and by references.
 
     A plan is optional: without a key it is the only one that refers to the structure set, and none
-    where several do.
+    where several do. Structure sets that were drawn on a CT elsewhere are not meant where there
+    are others.
     """
     chosen_plan = None if plan is None else folder.chosen("plan", plan)
     chosen_series = None if series is None else folder.chosen("series", series)
@@ -116,13 +130,28 @@ def link(
         if other is not None:
             belonging = folder.belonging("structures", other)
             candidates = tuple(entry for entry in candidates if entry in belonging)
+    notes: tuple[str, ...] = ()
+    if structures is None:
+        candidates, notes = _with_ct(folder, candidates)
     chosen_set = folder.chosen("structures", structures, candidates)
     if chosen_series is None:
         chosen_series = folder.chosen("series", None, folder.belonging("series", chosen_set))
     if chosen_plan is None:
         plans = folder.belonging("plan", chosen_set)
         chosen_plan = plans[0] if len(plans) == 1 else None
-    return Linked(chosen_series, chosen_set, chosen_plan)
+    return Linked(chosen_series, chosen_set, chosen_plan, notes)
+
+
+def _with_ct(
+    folder: DicomFolder, candidates: tuple[Entry, ...]
+) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    """Structure sets but those whose CT is elsewhere, if that leaves any, and what to note."""
+    here = {entry.uid for entry in folder.of("series")}
+    kept = tuple(e for e in candidates if not e.refers_to or e.refers_to & here)
+    if not kept or len(kept) == len(candidates):
+        return candidates, ()
+    others = ", ".join(entry.short for entry in candidates if entry not in kept)
+    return kept, (f"structure sets whose CT is not in the folder are not taken: {others}",)
 
 
 def _chosen(
@@ -138,7 +167,8 @@ def _chosen(
     result = mapped([roi.name for roi in drawn], names)
     named = {local: (found.name, found.role) for local, found in result.named.items()}
     given = {*roles, *prescription_gy}
-    named |= {local: (local, None) for local in result.unmatched if local in given}
+    unnamed = (*result.unmatched, *result.left_out)
+    named |= {local: (local, None) for local in unnamed if local in given}
     named |= _external_by_type(drawn, result.unmatched, named, roles)
     chosen = []
     for roi in drawn:
@@ -148,14 +178,22 @@ def _chosen(
         prescribed = "target" if {roi.name, name} & set(prescription_gy) else None
         role = roles.get(roi.name) or roles.get(name) or prescribed or role_of_name or roi.role
         if role is None:
-            notes.append(f"{roi.name!r} is left out: its file does not say what it is; use roles")
+            notes.append(f"{roi.name!r} is left out: its file does not say what it is, roles can")
         else:
             chosen.append(_Chosen(name, role, roi))
     _refuse_unknown_keys("roles", roles, chosen)
     _refuse_unknown_keys("prescription_gy", prescription_gy, chosen)
-    unknown = [local for local in result.unmatched if local not in named]
+    unknown, helpers = (
+        [local for local in locals_ if local not in named]
+        for locals_ in (result.unmatched, result.left_out)
+    )
     empty = [roi.name for roi in structure_set.rois if not roi.n_contours]
-    for why, left_out in (("no pattern knows their names", unknown), ("no contours", empty)):
+    reasons = {
+        "no pattern knows their names": unknown,
+        "a pattern of leave_out knows them": helpers,
+        "no contours": empty,
+    }
+    for why, left_out in reasons.items():
         if left_out:
             notes.append(f"left out ({why}): {', '.join(map(repr, left_out))}")
     return chosen
@@ -225,7 +263,7 @@ def _drawn(
     doses_gy: Mapping[str, float],
     ct: Ct,
     notes: list[str],
-) -> Iterable[Structure]:
+) -> Iterable[_Drawn]:
     """Structures with their masks; targets without a dose and what lies off the CT are left out."""
     for wanted in chosen:
         if wanted.role == "target" and wanted.name not in doses_gy:
@@ -234,38 +272,52 @@ def _drawn(
         drawn = structure_set.structure(wanted.roi, ct.grid, ct.frame_uid)
         notes += drawn.notes
         mask = drawn.mask_on(ct.grid)
-        cut_mm = drawn.beyond_mm(ct.grid)
-        if mask.any():
-            if cut_mm > 0.5 * ct.grid.spacing_mm[0]:
-                notes.append(f"{wanted.roi.name!r} is cut at the end of the CT, by {cut_mm:g} mm")
-            yield Structure(wanted.name, mask, wanted.role, wanted.roi.material)
-        else:
+        window = drawn.window_on(ct.grid)
+        if not mask[window].any():
             notes.append(f"{wanted.roi.name!r} is left out: it covers no voxel of the CT")
+            continue
+        cut_mm = drawn.beyond_mm(ct.grid)
+        if cut_mm > 0.5 * ct.grid.spacing_mm[0]:
+            notes.append(f"{wanted.roi.name!r} is cut at the end of the CT, by {cut_mm:g} mm")
+        off = drawn.share_off(ct.grid)
+        if off > MOST_OFF:
+            notes.append(f"{100 * off:.0f} % of {wanted.roi.name!r} lies off the CT")
+        yield _Drawn(Structure(wanted.name, mask, wanted.role, wanted.roi.material), window)
 
 
-def _with_external(found: list[Structure], ct: Ct) -> list[Structure]:
+def _with_external(found: list[_Drawn], ct: Ct, notes: list[str]) -> list[Structure]:
     """With an external, first, and targets clipped to it."""
-    externals = [s for s in found if s.role == "external"]
+    externals = [drawn.structure for drawn in found if drawn.structure.role == "external"]
     external = (
         externals[0]
         if externals
         else Structure(EXTERNAL, external_from_hu(ct.hu, ct.grid), "external")
     )
-    others = [s for s in found if s is not external]
-    return [external, *(_clipped(s, external) if s.role == "target" else s for s in others)]
+    others = [drawn for drawn in found if drawn.structure is not external]
+    return [external, *(_in_body(drawn, external, notes) for drawn in others)]
 
 
-def _clipped(target: Structure, external: Structure) -> Structure:
-    slices = np.flatnonzero(target.mask.any(axis=(1, 2)))
-    inside = target.mask[slices] & external.mask[slices]
-    if not inside.any():
+def _in_body(drawn: _Drawn, external: Structure, notes: list[str]) -> Structure:
+    """A structure, clipped to the external if it is a target; a note of what lies off it."""
+    structure, window = drawn.structure, drawn.window
+    if structure.role not in ("target", "organ"):
+        return structure
+    n_voxels = np.count_nonzero(structure.mask[window])
+    inside = structure.mask[window] & external.mask[window]
+    off = 1.0 - np.count_nonzero(inside) / n_voxels
+    if off > MOST_OFF:
+        what = "is not treated" if structure.role == "target" else "gets no dose"
+        notes.append(f"{100 * off:.0f} % of {structure.name!r} lies off the body and {what}")
+    if structure.role == "organ":
+        return structure
+    if off == 1.0:
         raise DicomError(
-            f"target {target.name!r} lies off the external; check the structures, or leave the "
+            f"target {structure.name!r} lies off the external; check the structures, or leave the "
             "external out by name to have it from the CT."
         )
-    mask = empty_mask(target.mask.shape)
-    mask[slices] = inside
-    return replace(target, mask=mask)
+    mask = empty_mask(structure.mask.shape)
+    mask[window] = inside
+    return replace(structure, mask=mask)
 
 
 def _refuse_unknown_roles(roles: Mapping[str, Role]) -> None:
@@ -279,7 +331,7 @@ def _refuse_unknown_keys(key: str, given: Mapping[str, object], chosen: list[_Ch
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ValueError(
-            f"{key} names {', '.join(map(repr, unknown))}, which is no structure with contours; "
+            f"{key}={{…}} names {', '.join(map(repr, unknown))}, no structure with contours; "
             f"there are {', '.join(sorted(c.name for c in chosen)) or 'none'}."
         )
 

@@ -118,4 +118,10 @@ def _dicom_patient(folder: Path) -> Patient:
         raise ValueError(f"{KEYS_FILE} of {str(folder)!r} is no YAML: {error}") from error
     if not isinstance(keys, dict) or not set(keys) <= set(allowed):
         raise ValueError(f"{KEYS_FILE} of {str(folder)!r} holds {keys!r}; its keys are {allowed}.")
-    return dicom_patient.read_patient(folder, **keys)
+    try:
+        return dicom_patient.read_patient(folder, **keys)
+    except ValueError as error:
+        if not any(f"{key}=" in str(error) for key in allowed):
+            raise
+        where = f"For a case such keys stand in {KEYS_FILE} in its folder."
+        raise type(error)(f"{error}\n{where}") from error

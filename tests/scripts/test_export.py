@@ -23,7 +23,10 @@ def export(*arguments) -> int:
 
 
 def refused(capsys, tmp_path, *arguments) -> str:
+    """What is said, and nothing is left where nothing was."""
+    before = (tmp_path / "out").exists()
     assert export(*arguments, f"output={tmp_path / 'out'}") == 2
+    assert (tmp_path / "out").exists() == before
     said = capsys.readouterr().err
     assert "Traceback" not in said
     return said
@@ -110,6 +113,20 @@ def test_an_earlier_export_is_kept_where_the_next_one_fails(tmp_path, capsys):
     before = sorted(p.name for p in (tmp_path / "out").iterdir())
     refused(capsys, tmp_path, *TANK, f"plan={tmp_path}")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == before
+
+
+def test_dicom_is_read_and_refused_in_the_words_of_the_command_line(tmp_path, capsys):
+    source = tmp_path / "source"
+    assert export(*TANK, f"output={source}") == 0
+    of_source = ("patient=dicom", f"patient.path={source}")
+    assert export(*of_source, f"output={tmp_path / 'again'}") == 0
+    said = refused(capsys, tmp_path, *of_source, "patient.structures=xyz")
+    assert "patient.structures='xyz'" in said and "choose by patient.structures=…" in said
+    said = refused(capsys, tmp_path, "patient=dicom", f"patient.path={source}x")
+    assert f"patient.path='{source}x' is no folder" in said
+    (source / "RTPLAN.dcm").unlink()
+    said = refused(capsys, tmp_path, *of_source, "patient.prescription_gy={PTV: 60}")
+    assert "give patient.n_fractions=NUMBER" in said
 
 
 def test_an_openkbp_patient_is_exported_with_its_published_dose(openkbp_pt_1, tmp_path):

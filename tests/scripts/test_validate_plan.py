@@ -269,6 +269,27 @@ def test_wrong_keys_are_refused(planned, keys, said):
         computed(planned("protons"), **keys)
 
 
+def test_the_command_refuses_in_its_own_words(planned, tmp_path, capsys):
+    said = refused(capsys, tmp_path, planned("protons"), "dicom.structures=xyz")
+    assert "dicom.structures='xyz'" in said and "choose by dicom.structures=…" in said
+    said = refused(capsys, tmp_path, planned("protons"), "dicom.dose=xyz")
+    assert "choose by dicom.dose=…" in said
+    said = refused(capsys, tmp_path, tmp_path / "nowhere")
+    assert f"plan='{tmp_path / 'nowhere'}' is no folder" in said
+
+
+def test_structure_sets_whose_ct_is_elsewhere_are_told_of(changed):
+    folder = changed()
+    dataset = pydicom.dcmread(folder / "RTSTRUCT.dcm")
+    dataset.SOPInstanceUID = "1.2.3.2"
+    frame = dataset.ReferencedFrameOfReferenceSequence[0]
+    series = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    series.SeriesInstanceUID = "1.2.3.77"
+    dataset.save_as(folder / "other.dcm")
+    given = validate_plan.read(folder)
+    assert any("whose CT is not in the folder" in note for note in given.notes)
+
+
 def test_a_plan_and_a_reference_are_not_compared_at_once(planned, tmp_path, capsys):
     said = refused(capsys, tmp_path, planned("protons"), "reference=x.npz")
     assert "two comparisons" in said

@@ -4,17 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import pytest
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from engine.io.dicom_ct import write_ct
+from engine.io.dicom_dataset import DicomError
 from engine.io.dicom_structures import write_structures
-from engine.io.dicom_study import Study, referenced
+from engine.io.dicom_study import Study, referenced, save
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient, Structure
 
 SPACING_MM = (3.0, 2.0, 1.5)
+ION_PLAN = "1.2.840.10008.5.1.4.1.1.481.8"
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 
 
@@ -68,6 +71,32 @@ def with_bytes(path: Path, keyword: str, value: bytes, to: Path | None = None) -
     return edited(path, change, to)
 
 
+def refused(call, *named: str, error: type[Exception] = DicomError) -> str:
+    """The message of what a call raises, which holds every part named."""
+    with pytest.raises(error) as caught:
+        call()
+    for part in named:
+        assert part in str(caught.value), str(caught.value)
+    return str(caught.value)
+
+
+def plan_file(path: Path, study: Study, uid="1.2.3.4", structures_uid=None, **content) -> Path:
+    """An RT Ion Plan of a study's structures, with attributes of one's own."""
+    made = study.dataset(ION_PLAN, "RTPLAN", uid)
+    drawn = referenced("1.2.3", structures_uid or study.structures_uid)
+    made.ReferencedStructureSetSequence = [drawn]
+    for keyword, value in content.items():
+        setattr(made, keyword, value)
+    return save(made, path)
+
+
+def drawn_on_another_series(dataset: Dataset, uid: str = "1.2.3.77") -> None:
+    """Let a structure set refer to a series that is nowhere, in the same frame of reference."""
+    frame = dataset.ReferencedFrameOfReferenceSequence[0]
+    series = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    series.SeriesInstanceUID = uid
+
+
 def roi(name: str, contours, number: int = 1, kind: str = "ORGAN") -> dict:
     """A structure for ``structure_file``; contours are (z, polygon) or (z, polygon, type)."""
     return dict(name=name, contours=contours, number=number, kind=kind)
@@ -75,8 +104,6 @@ def roi(name: str, contours, number: int = 1, kind: str = "ORGAN") -> dict:
 
 def structure_file(path: Path, rois, study: Study, frame_uid: str | None = None) -> Path:
     """An RTSTRUCT of given contours, point by point as other programs write them."""
-    from engine.io import dicom_study
-
     frame_uid = frame_uid or study.frame_uid
     made = study.dataset("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT", study.structures_uid)
     series = Dataset()
@@ -98,7 +125,7 @@ def structure_file(path: Path, rois, study: Study, frame_uid: str | None = None)
         made.StructureSetROISequence.append(declared)
         made.ROIContourSequence.append(drawn)
         made.RTROIObservationsSequence.append(observed)
-    return dicom_study.save(made, path)
+    return save(made, path)
 
 
 def _contour(z_mm, polygon, kind="CLOSED_PLANAR") -> Dataset:

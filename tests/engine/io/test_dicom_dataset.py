@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pydicom
 import pytest
-from dicom_samples import PYDICOM_FILES, edited, small_patient, with_bytes
+from dicom_samples import PYDICOM_FILES, edited, refused, small_patient, with_bytes
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
@@ -36,14 +36,6 @@ ROWS, COLUMNS = 10, 12
 def slice_file(tmp_path):
     patient = small_patient()
     return write_ct(patient, Study.of(patient), tmp_path)[0]
-
-
-def refused(call, *named: str) -> str:
-    with pytest.raises(DicomError) as caught:
-        call()
-    for part in named:
-        assert part in str(caught.value), str(caught.value)
-    return str(caught.value)
 
 
 def test_values_come_with_their_kind(slice_file):

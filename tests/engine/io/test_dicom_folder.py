@@ -1,16 +1,27 @@
 import shutil
 
 import pytest
-from dicom_samples import PYDICOM_FILES, edited, roi, small_patient, square, structure_file, written
+from dicom_samples import (
+    ION_PLAN,
+    PYDICOM_FILES,
+    drawn_on_another_series,
+    edited,
+    plan_file,
+    refused,
+    roi,
+    small_patient,
+    square,
+    structure_file,
+    written,
+)
 from pydicom.dataset import Dataset
 
-from engine.io.dicom_dataset import DicomError
 from engine.io.dicom_folder import scan, short
 from engine.io.dicom_study import Study, referenced, save
 
 PATIENT = small_patient()
 STUDY = Study.of(PATIENT)
-PLAN, DOSE = "1.2.840.10008.5.1.4.1.1.481.8", "1.2.840.10008.5.1.4.1.1.481.2"
+DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
 
 
 @pytest.fixture
@@ -25,30 +36,15 @@ def folder(tmp_path):
     return tmp_path
 
 
-def plan_file(path, uid, structures_uid=STUDY.structures_uid):
-    made = STUDY.dataset(PLAN, "RTPLAN", uid)
-    made.ReferencedStructureSetSequence = [referenced("1.2.3", structures_uid)]
-    made.IonBeamSequence = [Dataset(), Dataset()]
-    return save(made, path)
-
-
 def dose_file(path, uid, plan_uid):
     made = STUDY.dataset(DOSE, "RTDOSE", uid)
-    made.ReferencedRTPlanSequence = [referenced(PLAN, plan_uid)]
+    made.ReferencedRTPlanSequence = [referenced(ION_PLAN, plan_uid)]
     made.DoseSummationType, made.DoseType, made.NumberOfFrames = "PLAN", "EFFECTIVE", 7
     return save(made, path)
 
 
-def refused(call, *named) -> str:
-    with pytest.raises(DicomError) as caught:
-        call()
-    for part in named:
-        assert part in str(caught.value), str(caught.value)
-    return str(caught.value)
-
-
 def test_files_are_known_by_what_they_say(folder):
-    plan_file(folder / "x", "1.2.3.4")
+    plan_file(folder / "x", STUDY, IonBeamSequence=[Dataset(), Dataset()])
     dose_file(folder / "a" / "y.txt", "1.2.3.5", "1.2.3.4")
     found = scan(folder)
     (series,), (structures,) = found.of("series"), found.of("structures")
@@ -101,7 +97,7 @@ def test_unreadable_files_are_told_and_do_not_hinder(folder):
 
 
 def test_a_missing_reference_is_shown(folder):
-    plan_file(folder / "x", "1.2.3.4", structures_uid="1.2.3.99")
+    plan_file(folder / "x", STUDY, structures_uid="1.2.3.99")
     assert f"refers to {short('1.2.3.99')} (not here)" in scan(folder).listing()
 
 
@@ -139,8 +135,8 @@ def crowded(folder):
     cord = [roi("Cord", [(-20.0, square((0.0, 10.0), 3.0))])]
     second = structure_file(folder / "second", cord, STUDY)
     edited(second, lambda d: setattr(d, "SOPInstanceUID", "1.2.3.2"))
-    plan_file(folder / "p1", "1.2.3.11")
-    plan_file(folder / "p2", "1.2.3.12")
+    plan_file(folder / "p1", STUDY, "1.2.3.11")
+    plan_file(folder / "p2", STUDY, "1.2.3.12")
     return scan(folder)
 
 
@@ -167,12 +163,7 @@ def test_references_tell_what_belongs_together(crowded):
 
 
 def test_failing_references_the_frame_of_reference_tells(folder):
-    def rewrite(dataset):
-        frame = dataset.ReferencedFrameOfReferenceSequence[0]
-        series = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
-        series.SeriesInstanceUID = "1.2.3.77"
-
-    edited(folder / "RTSTRUCT.dcm", rewrite)
+    edited(folder / "RTSTRUCT.dcm", drawn_on_another_series)
     found = scan(folder)
     (series,) = found.belonging("series", found.chosen("structures"))
     assert series.uid == STUDY.ct_series_uid

@@ -8,17 +8,20 @@ import os
 
 import dicom_fuzzing as fuzzing
 import pytest
+from dicom_bases import PERSON, made_bases
+from dicom_damage import DAMAGES
+from dicom_readers import READERS
 
 from engine.io.dicom_dataset import DicomError
 
-N_CASES = 24 * len(fuzzing.DAMAGES)
+N_CASES = 24 * len(DAMAGES)
 LARGEST_MB = 150.0  # of files of 50 KB; images of 16 Mpixel in them take 90, a bomb 200
 SHOWN = 8
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    return fuzzing.made_bases(tmp_path_factory.mktemp("bases"))
+    return made_bases(tmp_path_factory.mktemp("bases"))
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +35,10 @@ def shown(outcomes):
     return f"{len(outcomes)} cases: " + "\n".join(str(outcome) for outcome in outcomes[:SHOWN])
 
 
-@pytest.mark.parametrize("reader", fuzzing.READERS)
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("base", ["ions", "explicit", "photons"])
 def test_undamaged_files_are_read(bases, tmp_path, base, reader):
-    of, read = fuzzing.READERS[reader]
+    of, read = READERS[reader]
     for name, content in bases[base].items():
         (tmp_path / name).write_bytes(content)
     if (base, reader) == ("photons", "read_plan, protons"):
@@ -44,7 +47,7 @@ def test_undamaged_files_are_read(bases, tmp_path, base, reader):
         return
     target = next(name for name in bases[base] if of in name)
     said = read(tmp_path, tmp_path / target).lower()
-    assert not any(word in said for word in fuzzing.PERSON)
+    assert not any(word in said for word in PERSON)
 
 
 def test_damaged_files_are_read_or_refused(outcomes, capsys):
@@ -57,7 +60,7 @@ def test_damaged_files_are_read_or_refused(outcomes, capsys):
 
 def test_every_kind_of_damage_is_told_at_times(outcomes):
     refused = {outcome.damage for outcome in outcomes if outcome.end == "refused"}
-    assert refused >= set(fuzzing.DAMAGES) - {"person, charset"}  # which is not needed
+    assert refused >= set(DAMAGES) - {"person, charset"}  # which is not needed
 
 
 def test_refusals_say_of_which_file(outcomes):

@@ -3,9 +3,19 @@ import sys
 import warnings
 from functools import partial
 
+import dicom_samples
 import numpy as np
 import pytest
-from dicom_samples import edited, roi, small_patient, square, structure_file, written
+from dicom_samples import (
+    drawn_on_another_series,
+    edited,
+    plan_file,
+    roi,
+    small_patient,
+    square,
+    structure_file,
+    written,
+)
 from pydicom.dataset import Dataset
 
 from engine.errors import PhysicsWarning
@@ -13,7 +23,7 @@ from engine.io import openkbp
 from engine.io.dicom_dataset import DicomError
 from engine.io.dicom_folder import short
 from engine.io.dicom_patient import read_patient
-from engine.io.dicom_study import Study, referenced, save
+from engine.io.dicom_study import Study
 from engine.patient.phantoms import half_slab_tank, head_and_neck
 from engine.patient.structures import external_from_hu
 
@@ -21,6 +31,7 @@ PATIENT = small_patient()
 STUDY = Study.of(PATIENT)
 Z_MM = PATIENT.grid.axes_mm()[0]
 MIDDLE = tuple(PATIENT.grid.center_mm[:2])
+refused = partial(dicom_samples.refused, error=ValueError)  # keys are no matter of files
 
 
 @pytest.fixture
@@ -38,19 +49,16 @@ def structures(folder, *rois):
     return folder
 
 
-def plan_file(path, doses_gy, n_fractions=30, uid="1.2.3.4"):
-    made = STUDY.dataset("1.2.840.10008.5.1.4.1.1.481.8", "RTPLAN", uid)
-    made.ReferencedStructureSetSequence = [referenced("1.2.3", STUDY.structures_uid)]
-    made.DoseReferenceSequence = []
-    for number, dose_gy in doses_gy.items():
-        item = Dataset()
+def planned(path, doses_gy, n_fractions=30, uid="1.2.3.4"):
+    """A plan of doses by ROI number."""
+    references, group = [Dataset() for _ in doses_gy], Dataset()
+    for item, (number, dose_gy) in zip(references, doses_gy.items()):
         item.DoseReferenceType, item.ReferencedROINumber = "TARGET", number
         item.TargetPrescriptionDose = dose_gy
-        made.DoseReferenceSequence.append(item)
-    group = Dataset()
     group.NumberOfFractionsPlanned = n_fractions
-    made.FractionGroupSequence = [group]
-    return save(made, path)
+    return plan_file(
+        path, STUDY, uid, DoseReferenceSequence=references, FractionGroupSequence=[group]
+    )
 
 
 def same(found, expected) -> None:
@@ -81,13 +89,6 @@ def told(call, *named):
     for part in named:
         assert part in str(warning.message), str(warning.message)
     return patient
-
-
-def refused(call, *named):
-    with pytest.raises(ValueError) as caught:
-        call()
-    for part in named:
-        assert part in str(caught.value), str(caught.value)
 
 
 # Round trips
@@ -134,8 +135,25 @@ def test_several_structure_sets_ask_for_a_choice(folder):
     )  # fmt: skip
     assert set(read_patient(folder, structures="1.2.3.2", n_fractions=35).organs) == set()
     same(read_patient(folder, structures=short(STUDY.structures_uid), n_fractions=35), PATIENT)
-    plan_file(folder / "plan", {}, n_fractions=35)
+    planned(folder / "plan", {}, n_fractions=35)
     same(read_patient(folder, plan=short("1.2.3.4")), PATIENT)
+
+
+def test_of_several_structure_sets_the_one_whose_ct_is_there_is_taken(folder):
+    def elsewhere(dataset):
+        dataset.SOPInstanceUID = "1.2.3.2"
+        drawn_on_another_series(dataset)
+
+    edited(folder / "RTSTRUCT.dcm", elsewhere, folder / "other.dcm")
+    taken = told(
+        lambda: read_patient(folder, n_fractions=35),
+        f"structure sets whose CT is not in the folder are not taken: {short('1.2.3.2')}",
+    )
+    same(taken, PATIENT)
+    told(lambda: read_patient(folder, structures="1.2.3.2", n_fractions=35), "another series")
+    third = folder / "third.dcm"
+    edited(folder / "RTSTRUCT.dcm", lambda d: setattr(d, "SOPInstanceUID", "1.2.3.3"), third)
+    refused(lambda: read_patient(folder, n_fractions=35), "2 structure sets that could be meant")
 
 
 def test_a_series_chosen_by_key_needs_structures_of_its_own(folder):
@@ -152,12 +170,7 @@ def test_a_series_chosen_by_key_needs_structures_of_its_own(folder):
 
 
 def test_structures_of_another_series_in_the_same_frame_are_told_of(folder):
-    def rewrite(dataset):
-        frame = dataset.ReferencedFrameOfReferenceSequence[0]
-        series = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
-        series.SeriesInstanceUID = "1.2.3.77"
-
-    edited(folder / "RTSTRUCT.dcm", rewrite)
+    edited(folder / "RTSTRUCT.dcm", drawn_on_another_series)
     same(told(lambda: read_patient(folder, n_fractions=35), "another series"), PATIENT)
 
 
@@ -198,6 +211,7 @@ def test_what_has_no_known_name_is_listed_and_left_out(folder):
     patient = told(
         lambda: read_patient(folder, n_fractions=30),
         "no pattern knows their names): 'Structure7'", "no contours): 'Cord'",
+        "a pattern of leave_out knows them): 'zRing'",
     )  # fmt: skip
     assert set(patient.structures) == {"External", "PTV_6000"}
 
@@ -221,6 +235,15 @@ def test_keys_take_in_what_has_no_known_name(folder, tmp_path_factory):
     assert set(patient.organs) == {"Larynx", "Odd"}
 
 
+def test_keys_take_in_what_a_pattern_leaves_out(folder):
+    structures(folder, ("BODY", "", 8.0), ("PTV60", "", 3.0), ("zRing", "", 3.0), ("zA", "", 2.0))
+    patient = told(
+        lambda: read_patient(folder, n_fractions=30, roles={"zRing": "organ"}),
+        "knows them): 'zA'.",
+    )
+    assert patient.organs == ("zRing",)
+
+
 def test_a_kept_name_whose_file_says_no_role_is_told_of(folder):
     structures(folder, ("BODY", "", 8.0), ("PTV60", "", 3.0), ("Odd", "", 2.0))
     patient = told(
@@ -239,7 +262,7 @@ def test_roles_override_what_names_say(folder):
 def test_wrong_keys_are_refused_with_what_there_is(folder):
     for key, value in (("roles", {"Cord9": "organ"}), ("prescription_gy", {"Cord9": 5.0})):
         refused(lambda k=key, v=value: read_patient(folder, n_fractions=35, **{k: v}),
-                f"{key} names 'Cord9'", "External, PTV_7000, SpinalCord")  # fmt: skip
+                f"{key}={{…}} names 'Cord9'", "External, PTV_7000, SpinalCord")  # fmt: skip
     refused(lambda: read_patient(folder, roles={"PTV_7000": "tumor"}), "choose a role from target")
 
 
@@ -277,16 +300,44 @@ def test_of_two_by_type_alone_none_is_taken(folder):
 
 def test_targets_are_clipped_to_the_external(folder):
     structures(folder, ("Hull", "EXTERNAL", 3.0), ("PTV60", "", 5.0))
-    patient = quietly(folder, n_fractions=30)
+    patient = told(
+        lambda: read_patient(folder, n_fractions=30),
+        "56 % of 'PTV_6000' lies off the body and is not treated",
+    )
     assert np.array_equal(patient.mask("PTV_6000"), patient.external.mask)
+
+
+def test_an_organ_half_off_the_body_stays_whole_and_is_told(folder):
+    """Hull and cord are 4 × 4 pixels, two of these wide in common; the table may lie anywhere."""
+    middle, aside = ([(z, square(np.add(MIDDLE, (dx, 0)), 3.0)) for z in Z_MM] for dx in (0, 3))
+    given = [
+        roi("Hull", middle, 1, "EXTERNAL"), roi("PTV60", middle, 2, "PTV"),
+        roi("Cord", aside, 3), roi("Table", aside, 4, "SUPPORT"),
+    ]  # fmt: skip
+    structure_file(folder / "RTSTRUCT.dcm", given, STUDY)
+    with pytest.warns(PhysicsWarning) as caught:
+        patient = read_patient(folder, n_fractions=30)
+    said = "DICOM patient: 50 % of 'SpinalCord' lies off the body and gets no dose."
+    assert [str(w.message) for w in caught] == [said]
+    assert patient.mask("SpinalCord").sum() == patient.mask("PTV_6000").sum()
+
+
+def test_what_lies_off_the_ct_is_told_by_its_share(folder):
+    left, top = PATIENT.grid.lower_mm[:2]
+    inside = [(z, square(MIDDLE, 3.0)) for z in Z_MM]
+    across = [(z, square((left, top + 10.0), 3.0)) for z in Z_MM]
+    given = [roi("PTV60", inside, 1), roi("Cord", across, 2), roi("Hull", inside, 3, "EXTERNAL")]
+    structure_file(folder / "RTSTRUCT.dcm", given, STUDY)
+    told(lambda: read_patient(folder, n_fractions=30), "50 % of 'Cord' lies off the CT")
 
 
 def test_a_structure_that_goes_on_beyond_the_ct_is_told(folder):
     further = [(z, square(MIDDLE, 3.0)) for z in (*Z_MM, Z_MM[-1] + 3.0)]
     structure_file(folder / "RTSTRUCT.dcm", [roi("PTV60", further, 1)], STUDY)
     patient = told(
-        lambda: read_patient(folder, n_fractions=30), "'PTV60' is cut at the end of the CT, by 3 mm"
-    )
+        lambda: read_patient(folder, n_fractions=30),
+        "'PTV60' is cut at the end of the CT, by 3 mm", "14 % of 'PTV60' lies off the CT",
+    )  # fmt: skip
     assert patient.mask("PTV_6000").any(axis=(1, 2)).all()
 
 
@@ -313,7 +364,7 @@ TARGETS = (
 
 def test_the_keys_prescription_comes_first(folder):
     structures(folder, *TARGETS)
-    plan_file(folder / "plan", {1: 60.0})
+    planned(folder / "plan", {1: 60.0})
     patient = told(
         lambda: read_patient(folder, prescription_gy={"PTV High": 50, "CTV_6000": 40}),
         "'PTV54' is left out: no dose", "'GTV' is left out",
@@ -324,10 +375,10 @@ def test_the_keys_prescription_comes_first(folder):
 
 def test_then_the_plans_then_that_of_the_names_of_ptvs(folder):
     structures(folder, *TARGETS)
-    plan_file(folder / "plan", {1: 60.0})
+    planned(folder / "plan", {1: 60.0})
     patient = told(lambda: read_patient(folder), "'CTV60' is left out", "'GTV' is left out")
     assert dict(patient.prescription_gy) == {"PTV_High": 60.0, "PTV_5400": 54.0}
-    plan_file(folder / "plan", {1: 60.0, 2: 55.0})
+    planned(folder / "plan", {1: 60.0, 2: 55.0})
     patient = told(lambda: read_patient(folder), "'GTV'")
     assert dict(patient.prescription_gy) == {"PTV_High": 60.0, "PTV_5400": 55.0}
     assert patient.n_fractions == 30
@@ -350,8 +401,8 @@ def test_without_any_dose_the_targets_are_listed(folder):
 
 def test_without_fractions_they_are_asked_for(folder):
     refused(lambda: read_patient(folder), "n_fractions=NUMBER")
-    plan_file(folder / "p1", {}, uid="1.2.3.4")
-    plan_file(folder / "p2", {}, 20, uid="1.2.3.5")
+    planned(folder / "p1", {}, uid="1.2.3.4")
+    planned(folder / "p2", {}, 20, uid="1.2.3.5")
     for keys in ({}, {"n_fractions": 30}, {"prescription_gy": {"PTV_7000": 60.0}}):
         refused(partial(read_patient, folder, **keys), "2 plans that could be meant", "plan=…")
     patient = read_patient(folder, prescription_gy={"PTV_7000": 60.0}, n_fractions=30)

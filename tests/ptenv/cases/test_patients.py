@@ -88,6 +88,20 @@ def test_other_keys_are_refused(folder, text, said):
         named_patient(f"dicom:{folder}", 3.0)
 
 
+def test_a_refusal_says_where_a_cases_keys_stand(folder):
+    where = "such keys stand in patient.yaml"
+    (folder / KEYS_FILE).write_text("structures: xyz\n")
+    with pytest.raises(ValueError, match=f"(?s)structures='xyz' names 0 .*{where}"):
+        named_patient(f"dicom:{folder}", 3.0)
+    (folder / KEYS_FILE).unlink()
+    with pytest.raises(ValueError, match=f"(?s)n_fractions=NUMBER.*{where}"):
+        named_patient(f"dicom:{folder}", 3.0)
+    next(folder.glob("RTSTRUCT*")).unlink()
+    with pytest.raises(ValueError, match="no structure set") as caught:
+        named_patient(f"dicom:{folder}", 3.0)
+    assert where not in str(caught.value)
+
+
 def test_a_missing_folder_is_named(tmp_path):
     (tmp_path / "one.zip").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
