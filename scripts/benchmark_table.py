@@ -25,16 +25,17 @@ from scripts.record import stage
 def run(cfg: DictConfig) -> None:
     """Read submissions, compute their figures, and write the board."""
     suite, ranking, folder = load_suite(cfg.suite), instantiate(cfg.ranking), Path(cfg.output)
-    shown = suite.narrowed(listed(cfg.tasks)) if cfg.tasks else suite
+    shown = None if cfg.tasks is None else listed(cfg.tasks)
+    drawn = suite if shown is None else suite.narrowed(shown)
     with stage("Submissions") as notes:
         read = read_submissions(listed(cfg.submissions), suite, ranking.split, cfg.unvalidated)
         notes.append(f"{len(read.accepted)} hold, {len(read.refused)} are refused")
     with stage("Statistics"):
-        board = make_board(read, shown, ranking)
+        board = make_board(read, suite, ranking, shown)
     submissions = {s.entry.name: s for s in read.accepted}
     pictures: Mapping[str, Mapping[str, Picture]] = {}
     if cfg.pictures and submissions:
-        pictures = _draw(submissions, shown, Data(cfg.openkbp), folder)
+        pictures = _draw(submissions, drawn, Data(cfg.openkbp), folder)
     _write(board, submissions, pictures, folder)
     print(f"\n{as_text(board)}\nOpen {folder / 'index.html'}")
 

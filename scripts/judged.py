@@ -1,4 +1,4 @@
-"""What of a dose every structure judges: the same for a plan and for one that is recomputed."""
+"""Which rows of a dose each structure holds: the same for a plan and for one that is recomputed."""
 
 from collections.abc import Mapping
 

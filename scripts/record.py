@@ -55,7 +55,8 @@ def _warnings_apart(told: list) -> Iterator[None]:
     show, spell = warnings.showwarning, warnings.formatwarning
 
     def show_below(message, *about):
-        print(flush=True)  # ends what began the line
+        if not told:
+            print(flush=True)  # ends what began the line
         told.append(message)
         show(message, *about)
 

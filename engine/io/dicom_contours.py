@@ -16,6 +16,7 @@ from engine.io import _contour_kernels
 from engine.patient.grid import Grid
 
 APART = 0.01  # of a polygon's area, less of which it does not share with another or does
+SAME_WITHIN_MM = 0.1  # mean distance of two polygons that are one drawn twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,8 @@ def nesting(polygons: Sequence[np.ndarray]) -> Nesting:
 
     Those are united. A polygon lies within another by all but 1 % of its area, and overlaps of
     less than 1 % of it do not count, for outlines that share a stretch seldom do so to the last
-    digit. Of two that are one but for 1 % one is enough, so that they are united too.
+    digit. Of two that are 0.1 mm apart on the mean one is enough, so that they are united too; a
+    rind is wider.
     """
     if len(polygons) < 2:
         return EVEN_ODD
@@ -59,7 +61,9 @@ def nesting(polygons: Sequence[np.ndarray]) -> Nesting:
         return EVEN_ODD
     ends = np.cumsum([0, *map(len, polygons)])
     share, area = _contour_kernels.overlaps(np.concatenate(polygons), ends, low, high, pairs)
-    is_within = (share >= 1.0 - APART) & (area[pairs[:, 0]] < (1.0 - APART) * area[pairs[:, 1]])
+    inner, outer = pairs.T
+    apart_mm2 = SAME_WITHIN_MM * np.array([_perimeter_mm(p) for p in polygons])
+    is_within = (share >= 1.0 - APART) & (area[outer] - area[inner] > apart_mm2[inner])
     if not np.any(~is_within & (share > APART)):
         return EVEN_ODD
     return _nested(pairs[is_within], area)
@@ -126,6 +130,10 @@ def outlines(mask: np.ndarray, grid: Grid) -> list[np.ndarray]:
     spacing = np.array(grid.spacing_mm[:0:-1])  # (x, y)
     points = grid.lower_mm[:2] + (corners[:, ::-1] + [columns[0] - 1, rows[0] - 1]) * spacing
     return [points[a:b] for a, b in zip(ends[:-1], ends[1:])]
+
+
+def _perimeter_mm(polygon: np.ndarray) -> float:
+    return float(np.hypot(*(polygon - np.roll(polygon, 1, axis=0)).T).sum())
 
 
 def _in_pixels(polygon: np.ndarray, grid: Grid) -> np.ndarray:

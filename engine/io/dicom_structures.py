@@ -167,7 +167,7 @@ class ContouredStructure:
 
     def share_off(self, grid: Grid) -> float:
         """Share of the volume that lies off a grid, by the contours' areas: a slab between two
-        planes counts as the mean of both."""
+        planes counts as both, in the parts in which it lies between them."""
         low, high = self._box_mm()
         if np.all(low > grid.lower_mm - ROUNDING_MM) and np.all(high < grid.upper_mm + ROUNDING_MM):
             return 0.0
@@ -495,8 +495,10 @@ def _declared(roi_number: int, name: str, study: Study) -> Dataset:
 
 
 def _roi_name(name: str, roi_number: int) -> str:
-    """The name where it fits; else its beginning, which the number tells from another's."""
-    mark = f"~{roi_number}" if len(name) > 64 else ""
+    """The name where it fits; else what does, which the number tells from another's."""
+    if line(name) == name:
+        return name
+    mark = f"~{roi_number}"
     return line(name, 64 - len(mark)) + mark
 
 

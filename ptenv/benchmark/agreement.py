@@ -15,8 +15,9 @@ import numpy as np
 from ptenv.benchmark.play import Played
 
 COUNTS = ("n_steps", "n_invalid")
-ENOUGH = 20  # episodes of a task whose median and mean say something
-OF_TEN = 10.0  # Gy or %: metrics below it are compared as if they were as large
+ENOUGH = 20  # episodes of a task that are held to the tolerance as it is
+FEWEST = 5  # below ENOUGH to twice the tolerance, below this to nothing: chance decides
+METRIC_FLOOR = 10.0  # Gy or %: metrics below it are compared as if they were as large
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,14 @@ def apart(record: Mapping, played: Played, result: Mapping) -> Apart:
     shares = [abs(result[name] - before[name]) / max(abs(before[name]), 1e-12)
               for name in ("objective", "cost")]  # fmt: skip
     metrics = [
-        abs(value - before["metrics"][structure][name]) / max(abs(value), OF_TEN)
+        abs(value - before["metrics"][structure][name]) / max(abs(value), METRIC_FLOOR)
         for structure, of in result["metrics"].items()
         for name, value in of.items() if name in before["metrics"].get(structure, {})
     ]  # fmt: skip
     return Apart(
-        score=abs(result["score"] - before["score"]), reward=max(rewards, default=0.0),
-        quality=abs(result["Q"] - before["Q"]), relative=max(shares),
-        metric=max(metrics, default=0.0),
+        score=abs(result["score"] - before["score"]), reward=_largest(rewards),
+        quality=abs(result["Q"] - before["Q"]), relative=_largest(shares),
+        metric=_largest(metrics),
     )  # fmt: skip
 
 
@@ -102,17 +103,19 @@ def faults_of_task(
 ) -> list[str]:
     """What rounding cannot explain in many episodes of a task, replayed elsewhere.
 
-    ``scores`` are (recorded, replayed). Fewer than ENOUGH episodes tell nothing.
+    ``scores`` are (recorded, replayed).
     """
-    if len(differences) < ENOUGH:
+    if len(differences) < FEWEST:
         return []
-    wrong, allowed = [], asdict(tolerance)
-    for name, median in zip(Apart._fields, np.median(differences, axis=0), strict=True):
-        if not median <= allowed[name]:
-            wrong.append(f"half the episodes differ by more than {median:.3g} in {name}, "
-                         f"{allowed[name]:g} is allowed")  # fmt: skip
+    times = 1.0 if len(differences) >= ENOUGH else 2.0
+    allowed, wrong = {k: times * v for k, v in asdict(tolerance).items()}, []
+    for name, of in zip(Apart._fields, np.transpose(differences), strict=True):
+        n_apart = int(np.count_nonzero(~(of <= allowed[name])))  # no number is no agreement
+        if 2 * n_apart > len(of):
+            wrong.append(f"{n_apart} of {len(of)} episodes differ by more than "
+                         f"{allowed[name]:g} in {name}")  # fmt: skip
     before, now = np.mean(scores, axis=0)
-    if not abs(before - now) <= tolerance.mean:
+    if not abs(before - now) <= allowed["mean"]:
         wrong.append(f"the mean score is {before:.3f}, replay gives {now:.3f}")
     return wrong
 
@@ -126,6 +129,11 @@ def _reward_faults(record: Mapping, played: Played, allowed: float) -> list[str]
         if not abs(given - claimed) <= allowed:
             return [f"reward of step {step} is {claimed!r}, replay gives {given!r}"]
     return []
+
+
+def _largest(values: Sequence[float]) -> float:
+    """The largest of them, 0 of none; unlike ``max`` it is no number where one is none."""
+    return float(np.max(values, initial=0.0))
 
 
 def _kinds(metrics: Mapping[str, Mapping]) -> dict[str, set[str]]:

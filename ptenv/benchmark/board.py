@@ -205,16 +205,25 @@ class Board:
         return list(dict.fromkeys(row.name for t in self.tasks for row in t.rows))
 
 
-def make_board(read: Read, suite: Suite, ranking: Ranking = Ranking()) -> Board:
-    """The board of some submissions."""
+def make_board(
+    read: Read, suite: Suite, ranking: Ranking = Ranking(), shown: Sequence[str] | None = None
+) -> Board:
+    """The board of some submissions, of all tasks or those ``shown`` and their shifts."""
     if not read.accepted and not read.refused:
         raise ValueError("there are no submissions; give at least one.")
-    tasks = tuple(_task_board(read.accepted, suite, task, ranking) for task in suite.tasks)
+    wanted = {t.name for t in (suite if shown is None else suite.narrowed(shown)).tasks}
+    tasks = tuple(
+        _task_board(read.accepted, suite, task, ranking)
+        for task in suite.tasks if task.name in wanted
+    )  # fmt: skip
     tasks = tuple(t for t in tasks if t is not None)
+    shifts = tuple(
+        s for s in _shift_boards(read.accepted, suite, ranking)
+        if wanted & {s.task, *(name for _, name in s.axes)}
+    )  # fmt: skip
     return Board(
         suite.name, suite.version, suite.description, suite.digest, suite.notes, ranking, tasks,
-        tuple(_shift_boards(read.accepted, suite, ranking)),
-        tuple(_curve_boards(read.accepted, suite, tasks)), read.refused,
+        shifts, tuple(_curve_boards(read.accepted, suite, tasks)), read.refused,
     )  # fmt: skip
 
 

@@ -150,6 +150,8 @@ class Suite:
 
     def narrowed(self, names: Sequence[str]) -> "Suite":
         """The same suite with some of its tasks, in its own order."""
+        if not names:
+            raise ValueError(f"tasks=[] names none of {[task.name for task in self.tasks]}.")
         wanted = {self.task(name).name for name in names}
         return replace(self, tasks=tuple(t for t in self.tasks if t.name in wanted))
 

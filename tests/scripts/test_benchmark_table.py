@@ -68,6 +68,7 @@ def test_a_board_is_made_of_what_was_validated(submissions, capsys):
         (["submissions", "ranking.n_bootstrap=5"], "n_bootstrap=5"),
         (["submissions", "suite=maxi"], "suite='maxi'"),
         (["submissions", "pictur=false"], "pictures"),
+        (["submissions", "tasks=[]"], "tasks=[] names none"),
         (["submissions", "tasks=[voxels]"], "task='voxels' is not in suite tiny"),
     ],
 )

@@ -279,3 +279,15 @@ def test_outlines_run_along_pixel_edges_without_needless_points():
 def test_a_mask_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="boolean plane"):
         outlines(np.zeros((30, 41), bool), GRID)
+
+
+def test_a_thin_rind_is_a_rind_however_large():
+    """A body of 200 mm with a skin of 1 mm: 99 % of the outer circle lies within the inner."""
+    turn = np.linspace(0.0, 2 * np.pi, 400, endpoint=False)
+    circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    rind = [200.0 * circle, 199.0 * circle]
+    assert not nesting(rind).are_crossing
+    united = nesting([*rind, 5.0 * circle + [203.0, 0.0]])  # a third crosses the rind
+    assert united.is_hole.tolist() == [False, True, False]
+    twice = nesting([200.0 * circle, 199.95 * circle])
+    assert not twice.is_hole.any()

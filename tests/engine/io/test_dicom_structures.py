@@ -102,7 +102,7 @@ def awkward_patient():
 def test_names_are_made_to_fit_and_stay_apart(tmp_path):
     written(awkward_patient(), tmp_path)
     rois = StructureSet(tmp_path / "RTSTRUCT.dcm").rois[3:]
-    names = ["Nothing", "a_b_c", "n" * 64, "m" * 62 + "~7", "m" * 62 + "~8"]
+    names = ["Nothing", "a_b_c~5", "n" * 64, "m" * 62 + "~7", "m" * 62 + "~8"]
     assert [roi.name for roi in rois] == names
     assert {roi.material for roi in rois} == {"connective_tissue"}
 

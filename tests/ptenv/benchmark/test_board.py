@@ -205,6 +205,13 @@ def test_shifts_are_told_against_home(board, read, made):
     assert cells["three seeds"][1] is None  # does not play that one
 
 
+def test_a_shifted_task_shown_alone_keeps_its_shift(board, read, made):
+    alone = make_board(read, made, FEW, ["voxel-mask-size"])
+    assert [t.name for t in alone.tasks] == ["voxel-mask-size"]
+    assert alone.shifts == board.shifts
+    assert rows(alone, "voxel-mask-size").keys() == rows(board, "voxel-mask-size").keys()
+
+
 def test_a_data_curve_joins_the_sizes_of_one_learner(board):
     curve = next(c for c in board.curves if c.task == "voxel-mask")
     assert curve.sizes == (8, 64, 512)

@@ -287,8 +287,9 @@ def test_elsewhere_most_episodes_of_a_task_must_agree(tampered, suite, monkeypat
 
     folder = tampered(edit)
     assert validate(folder, suite, Data(), reference=False).holds  # few episodes tell nothing
+    monkeypatch.setattr(agreement, "FEWEST", 2)
     monkeypatch.setattr(agreement, "ENOUGH", 2)
-    assert "half the episodes differ by more than 0.2 in reward" in refused(folder, suite)
+    assert "episodes differ by more than 0.1 in reward" in refused(folder, suite)
 
 
 def test_elsewhere_episodes_that_part_are_compared_by_their_mean(tampered, suite):
@@ -313,6 +314,7 @@ def test_elsewhere_a_mean_that_is_too_good_is_refused(tampered, suite, monkeypat
             if record["task"] == "dose-shaping":
                 _rescored(record, suite, 0.7)
 
+    monkeypatch.setattr(agreement, "FEWEST", 2)
     monkeypatch.setattr(agreement, "ENOUGH", 2)
     assert "the mean score is" in refused(tampered(edit), suite)
 
