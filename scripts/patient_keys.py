@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from engine.io.dicom_dataset import DicomError
 from engine.io.dicom_patient import read_patient
 from engine.patient.patient import Patient
 from scripts.nameless import READER
@@ -40,4 +41,5 @@ def spoken_as_keys_of(group: str, *readers: Callable, **elsewhere: str) -> Itera
             raise
         named = rf"(?<![\w.])({'|'.join(keys)})=(?!=)"
         spoken = re.sub(named, lambda match: f"{keys[match[1]]}=", str(cause))
-        raise type(cause)(spoken) from error
+        kinds = (DicomError, FileNotFoundError, ValueError)  # others may want more than a text
+        raise next(kind for kind in kinds if isinstance(cause, kind))(spoken) from error

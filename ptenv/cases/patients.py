@@ -109,6 +109,7 @@ def _dicom_patient(folder: Path) -> Patient:
     import yaml  # with the reader, half a second that other cases need not wait
 
     from engine.io import dicom_patient
+    from engine.io.dicom_dataset import DicomError
 
     path = folder / KEYS_FILE
     allowed = list(signature(dicom_patient.read_patient).parameters)[1:]
@@ -124,4 +125,5 @@ def _dicom_patient(folder: Path) -> Patient:
         if not any(f"{key}=" in str(error) for key in allowed):
             raise
         where = f"For a case such keys stand in {KEYS_FILE} in its folder."
-        raise type(error)(f"{error}\n{where}") from error
+        kind = DicomError if isinstance(error, DicomError) else ValueError
+        raise kind(f"{error}\n{where}") from error

@@ -43,6 +43,12 @@ def test_a_warning_stands_on_a_line_of_its_own(told):
     assert len(out) == 2 and out[1].startswith("Patient   ") and out[1].endswith(" s  7 slices")
 
 
+def test_two_warnings_leave_no_empty_line(told):
+    out, err = told((PhysicsWarning, "half of it is missing"), (PhysicsWarning, "so is the rest"))
+    assert len(err) == 2
+    assert len(out) == 2 and out[0].split() == ["Patient"]
+
+
 def test_other_warnings_say_where_they_come_from(told):
     _, err = told((UserWarning, "old"))
     assert "test_record.py" in err[0] and err[0].endswith("UserWarning: old")
