@@ -11,6 +11,7 @@ from agents.environments import AnyEnvironment
 from ptenv.cases.library import AnyCase
 from ptenv.processes import worker_pool
 
+Job = tuple[str, float]  # name of the case, budget
 NEEDED = 3.0  # times the sampling noise, by which privileged search must beat the best heuristic
 
 
@@ -50,33 +51,35 @@ class Headroom:
 
 
 def search_all(
-    search: Search, environment: AnyEnvironment, cases: Sequence[str],
-    budgets: Sequence[float], workers: int, progress: Callable[[int], None] = lambda n: None,
-) -> dict[tuple[str, float], Found]:  # fmt: skip
-    """Privileged search on every case and budget."""
-    jobs = [(case, budget) for case in cases for budget in budgets]
-    found: dict[tuple[str, float], Found] = {}
+    search: Search, environment: AnyEnvironment, jobs: Sequence[Job], workers: int,
+    done: Callable[[Job, Found], None] = lambda job, found: None,
+) -> dict[Job, Found]:  # fmt: skip
+    """Privileged search on every case and budget; ``done`` is told of each as soon as it ends."""
+    found: dict[Job, Found] = {}
+
+    def take(job: Job, result: Found) -> None:
+        found[job] = result
+        done(job, result)
+
     if workers <= 1:
-        for done, job in enumerate(jobs, start=1):
-            found[job] = search.search(environment, *job)
-            progress(done)
+        for job in jobs:
+            take(job, search.search(environment, *job))
         return found
     with worker_pool(workers) as pool:
         futures = {pool.submit(search.search, environment, *job): job for job in jobs}
-        for done, future in enumerate(as_completed(futures), start=1):
-            found[futures[future]] = future.result()
-            progress(done)
+        for future in as_completed(futures):
+            take(futures[future], future.result())
     return found
 
 
 def headroom_rows(
-    played: Iterable[Mapping], found: Mapping[tuple[str, float], Found],
+    played: Iterable[Mapping], found: Mapping[Job, Found],
     cases: Mapping[str, AnyCase], random: str, heuristics: Sequence[str],
     title: Callable[[float], str],
 ) -> list[dict]:  # fmt: skip
     """One row a case and budget, the budget by its ``title``; the best heuristic is the best over
     all of them."""
-    scores: dict[tuple[str, float], dict[str, list[float]]] = {}
+    scores: dict[Job, dict[str, list[float]]] = {}
     for row in played:
         place = scores.setdefault((row["case"], row["budget"]), {})
         place.setdefault(row["agent"], []).append(row["score"])

@@ -1,7 +1,8 @@
 """Tell how much there is to learn: random, best heuristic, privileged search, bounds, noise.
 
 Writes into the folder ``output``: headroom.txt, .csv and .json, scores and episodes of the
-baselines, config.yaml, record.json.
+baselines, config.yaml, record.json. A search is kept in searches.jsonl when it ends, and the same
+command on the same folder takes it from there.
 """
 
 import json
@@ -9,9 +10,11 @@ import sys
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from agents.headroom import headroom, headroom_rows, search_all
+from agents.baselines.search import Found
+from agents.headroom import Job, headroom, headroom_rows, search_all
+from agents.kept_searches import KeptSearches
 from agents.trained import trained_agents
 from engine.parallel import threads
 from ptenv.cases.library import load_case
@@ -38,13 +41,24 @@ def run(cfg: DictConfig) -> float:
 
     build_cases(environment, names, workers, "Cases")
     played = compare(environment, baselines | trained, names, trials, workers, folder, None)
-    with stage("Privileged search") as notes:
-        n_searches = len(names) * len(trials.budgets)
-        with counted(n_searches, "search") as progress:
-            found = search_all(search, environment, names, trials.budgets, workers, progress)
-        notes.append(f"{sum(f.n_plans for f in found.values())} plans")
     player = environment.make().unwrapped
     cases = {name: load_case(player.case_recipe(name)) for name in names}
+    kept = KeptSearches(folder / "searches.jsonl", OmegaConf.to_container(cfg.search), cases)
+    jobs = [(name, budget) for name in names for budget in trials.budgets]
+    with stage("Privileged search") as notes, counted(len(jobs), "search") as progress:
+        found = kept.found(jobs)
+        progress(len(found))
+        if found:
+            notes.append(f"{len(found)} were done before")
+
+        def done(job: Job, result: Found) -> None:
+            kept.add(job, result)
+            found[job] = result
+            progress(len(found))
+
+        left = [job for job in jobs if job not in found]
+        search_all(search, environment, left, workers, done)
+        notes.append(f"{sum(f.n_plans for f in found.values())} plans")
     judge = environment.judge
     heuristics = [name for name in baselines if name != cfg.random]
     episodes = [row for row in played if "budget" in row]

@@ -39,6 +39,17 @@ class Found:
     best_plan: float
     n_plans: int
 
+    def as_dict(self) -> dict:
+        """Plain numbers; ``from_dict`` makes the same of them."""
+        plain = {"action": self.action.tolist(), "dtype": self.action.dtype.name}
+        return {**vars(self), **plain, "scores": self.scores.tolist()}
+
+    @classmethod
+    def from_dict(cls, plain: dict) -> "Found":
+        plain = dict(plain)
+        action = np.array(plain.pop("action"), plain.pop("dtype"))
+        return cls(**{**plain, "action": action, "scores": np.array(plain["scores"])})
+
 
 class Search(Protocol):
     """Looks for the best action of a case and a budget, with the true score as its goal."""

@@ -4,16 +4,18 @@ import csv
 
 import pytest
 
+from agents.baselines.search import CrossEntropySearch
 from agents.headroom import Headroom
 from scripts import cli
+
+QUICK = ("n_cases=1", "trials.n_samplings=2", "trials.budgets=[0.1]", "search.population=4",
+         "search.iterations=2", "search.n_final=2")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, tiny_cases):
     folder = tmp_path_factory.mktemp("headroom")
-    quick = ("n_cases=1", "trials.n_samplings=2", "trials.budgets=[0.1]", "search.population=4",
-             "search.iterations=2", "search.n_final=2")  # fmt: skip
-    assert cli.main(["headroom", *tiny_cases, *quick, f"output={folder}"]) == 0
+    assert cli.main(["headroom", *tiny_cases, *QUICK, f"output={folder}"]) == 0
     return folder
 
 
@@ -29,6 +31,17 @@ def test_the_table_has_a_row_a_case_and_budget(measured):
 
 def test_the_text_says_the_verdict(measured):
     assert "times the sampling noise" in (measured / "headroom.txt").read_text()
+
+
+def test_the_same_command_takes_searches_from_its_folder(
+    measured, tiny_cases, monkeypatch, capsys
+):
+    before = (measured / "headroom.csv").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(CrossEntropySearch, "search", None)  # would fail if it were asked
+        assert cli.main(["headroom", *tiny_cases, *QUICK, f"output={measured}"]) == 0
+    assert "1 were done before" in capsys.readouterr().out
+    assert (measured / "headroom.csv").read_text() == before
 
 
 def test_three_times_the_noise_is_enough():
