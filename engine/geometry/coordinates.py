@@ -11,6 +11,8 @@ import numpy as np
 
 from engine.geometry.plan import Beam
 
+SIDEWAYS = 1e-7  # sine of the angle to the vertical below which a beam is vertical
+
 
 @dataclass(frozen=True, eq=False)
 class BeamFrame:
@@ -54,6 +56,30 @@ def beam_frame(beam: Beam, source_mm: float, shift_mm=(0.0, 0.0, 0.0)) -> BeamFr
         isocenter, _on_couch(fixed_u, c), _on_couch(fixed_v, c), _on_couch(fixed_direction, c),
         float(source_mm),
     )  # fmt: skip
+
+
+def beam_angles(u_axis: np.ndarray, direction: np.ndarray) -> tuple[float, float, float]:
+    """Gantry, couch and turn in degrees of the beam whose eye view has these axes (3,).
+
+    ``beam_frame`` with gantry and couch has the same direction, and its axes u and v turned by the
+    third angle, from u to v, are the given ones. Two couches see any direction; the one with the
+    smaller turn is taken, and with a vertical beam the one with none.
+    """
+    x, y, z = direction[0], direction[2], -direction[1]  # at couch 0, as in ``_on_couch``
+    across = float(np.hypot(x, y))
+    found = []
+    for sine in (across, -across):
+        gantry_rad = np.arctan2(sine, -z)
+        if across > SIDEWAYS:
+            couch_rad = np.arctan2(y / sine, -x / sine)
+        else:  # u lies in the plane that the couch turns in
+            sign = np.cos(gantry_rad)
+            couch_rad = np.arctan2(-sign * u_axis[2], sign * u_axis[0])
+        beam = Beam(np.rad2deg(gantry_rad), (0.0, 0.0, 0.0), np.rad2deg(couch_rad))
+        frame = beam_frame(beam, 1.0)
+        turn_rad = np.arctan2(frame.v_axis @ u_axis, frame.u_axis @ u_axis)
+        found.append((beam.gantry_deg % 360.0, beam.couch_deg, np.rad2deg(turn_rad)))
+    return min(found, key=lambda angles: round(abs(angles[2]), 6))
 
 
 def _on_couch(fixed: tuple[float, float, float], couch_rad: float) -> np.ndarray:

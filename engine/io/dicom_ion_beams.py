@@ -6,7 +6,7 @@ control point leaves out stays as it was.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -24,7 +24,7 @@ from engine.io.dicom_dataset import (
     whole,
 )
 from engine.io.dicom_ion_beam_writing import block_scale, sources_mm, spot_fwhm_mm
-from engine.io.dicom_plan_parts import Part, Setups, refuse_devices, refuse_tilts
+from engine.io.dicom_plan_parts import Part, Seen, Setups, refuse_devices, refuse_tilts
 from engine.io.dicom_private import air_gap_mm
 from engine.machine.ion import IonMachine
 
@@ -122,8 +122,10 @@ def read_ion_beam(
         refuse_tilts(point, TILTS)
         if grown <= NOTHING * reached[-1]:
             continue
-        direction = _direction(beam, kept, following, setups, aperture, reading)
+        seen = _seen(beam, kept, following, setups, reading)
+        direction = _direction(beam, kept, seen, aperture, reading)
         rows = _spots(kept, grown, reading)
+        rows[:, 2], rows[:, 1] = seen.places(rows[:, 2], rows[:, 1])
         energy_mev = kept.number("NominalBeamEnergy")
         rows[:, 3] *= scale * reading.particles(energy_mev, unit, label(beam))
         parts.setdefault(direction, []).append(rows)
@@ -235,11 +237,10 @@ def _spots(kept: _Kept, grown: float, reading: IonReading) -> np.ndarray:
     return rows[weights > 0.0]
 
 
-def _direction(
-    beam: Dataset, kept: _Kept, following: Dataset, setups: Setups, aperture: Aperture | None,
-    reading: IonReading,
-) -> tuple[Beam, bool]:  # fmt: skip
-    """Where a control point's spots come from, and whether its air gap is unknown."""
+def _seen(
+    beam: Dataset, kept: _Kept, following: Dataset, setups: Setups, reading: IonReading
+) -> Seen:
+    """Where a control point's spots come from, at the middle of its way to the next."""
     gantry, couch = kept.number("GantryAngle"), kept.number("PatientSupportAngle")
     turn = (number(following, "GantryAngle", gantry) - gantry + 180.0) % 360.0 - 180.0
     if abs(turn) > LARGEST_TURN_DEG:
@@ -249,11 +250,26 @@ def _direction(
         )
     if turn:
         reading.notes.append("what is delivered while the gantry turns is computed at the middle")
-    gantry_deg, couch_deg = setups.angles_deg(beam, gantry + 0.5 * turn, couch)
+    seen = setups.seen(beam, gantry + 0.5 * turn, couch)
+    if seen.turn_deg % 180.0 and reading.machine.virtual_sources_mm is not None:
+        reading.notes.append(
+            "a beam on a turned couch is seen turned by a patient on the side; its two virtual "
+            "sources are computed as if it were not"
+        )
+    return seen
+
+
+def _direction(
+    beam: Dataset, kept: _Kept, seen: Seen, aperture: Aperture | None, reading: IonReading
+) -> tuple[Beam, bool]:
+    """The beam that delivers a control point, and whether its air gap is unknown."""
     isocenter = numbers(kept.of("IsocenterPosition"), "IsocenterPosition", 3)
     name, exit_mm, gap_mm = _shifter(beam, kept, reading.machine)
+    if aperture is not None:
+        opening = seen.places(*np.array(aperture.opening_mm).T)
+        aperture = replace(aperture, opening_mm=tuple(zip(*(x.tolist() for x in opening))))
     found = Beam(
-        gantry_deg, tuple(float(c) for c in isocenter), couch_deg, name,
+        seen.gantry_deg, tuple(float(c) for c in isocenter), seen.couch_deg, name,
         DEFAULT_GAP_MM if gap_mm is None else gap_mm, exit_mm, aperture,
     )  # fmt: skip
     return found, name is not None and gap_mm is None

@@ -9,7 +9,14 @@ from pydicom.dataset import Dataset
 
 from engine.geometry.plan import Beam
 from engine.io.dicom_dataset import DicomError, has, items, label, number, numbers, text, whole
-from engine.io.dicom_plan_parts import Part, Setups, refuse_devices, refuse_tilts
+from engine.io.dicom_plan_parts import (
+    LEVEL_WITHIN_DEG,
+    Part,
+    Seen,
+    Setups,
+    refuse_devices,
+    refuse_tilts,
+)
 from engine.machine.ion import IonMachine
 from engine.machine.photon import PhotonMachine
 
@@ -39,14 +46,15 @@ def read_photon_beam(
     modes = [text(i, "FluenceMode", "") for i in items(beam, "PrimaryFluenceModeSequence")]
     if modes not in ([], ["STANDARD"]):
         notes.append("beams without a flattening filter are computed with one")
-    gantry_deg, couch_deg = setups.angles_deg(
-        beam, number(first, "GantryAngle"), number(first, "PatientSupportAngle")
-    )
+    seen = setups.seen(beam, number(first, "GantryAngle"), number(first, "PatientSupportAngle"))
     isocenter = tuple(float(c) for c in numbers(first, "IsocenterPosition", 3))
     rows = _bixels(_map(beam, first))
     _refuse_hidden(rows, first)
+    _refuse_turned(seen, beam)
+    rows[:, 2], rows[:, 1] = seen.places(rows[:, 2], rows[:, 1])
     rows[:, 3] *= meterset
-    return [Part(Beam(gantry_deg, isocenter, couch_deg), whole(beam, "BeamNumber"), rows)]
+    beam_of_ours = Beam(seen.gantry_deg, isocenter, seen.couch_deg)
+    return [Part(beam_of_ours, whole(beam, "BeamNumber"), rows)]
 
 
 def _refuse_unknown(beam: Dataset, first: Dataset, machine: IonMachine | PhotonMachine) -> None:
@@ -133,6 +141,15 @@ def _bixels(compensator: Dataset) -> np.ndarray:
         np.zeros(len(row)), v0 - between_rows * row, u0 + between_columns * column,
         pixels[row, column],
     ])  # fmt: skip
+
+
+def _refuse_turned(seen: Seen, beam: Dataset) -> None:
+    """Bixels are squares along u and v."""
+    if abs((seen.turn_deg + 45.0) % 90.0 - 45.0) > LEVEL_WITHIN_DEG:
+        raise DicomError(
+            f"{label(beam)} on a turned couch is seen turned by {seen.turn_deg:g}° by a patient "
+            "who lies on the side; bixels are computed at multiples of 90°."
+        )
 
 
 def _refuse_hidden(rows: np.ndarray, first: Dataset) -> None:

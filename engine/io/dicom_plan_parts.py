@@ -6,16 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom.dataset import Dataset
 
+from engine.geometry.coordinates import beam_angles, beam_frame
 from engine.geometry.plan import Beam
 from engine.io.dicom_dataset import DicomError, items, label, number, text, whole
 
-# How a beam looks to a patient who lies otherwise, as one that comes to a supine patient with the
-# head first: gantry and couch are turned by these angles, the couch after a change of its sign.
-# Turning the patient about the vertical axis is turning the couch; about the long axis, the gantry.
-AS_SUPINE = {
-    "HFS": (0.0, 1.0, 0.0), "HFP": (180.0, -1.0, 0.0),
-    "FFS": (0.0, 1.0, 180.0), "FFP": (180.0, -1.0, 180.0),
+# Degrees from lying head first, supine: about the long axis, towards the right side, and then about
+# the vertical axis, which turning the couch is as well.
+LYING = {
+    "HFS": (0.0, 0.0), "HFDR": (90.0, 0.0), "HFP": (180.0, 0.0), "HFDL": (270.0, 0.0),
+    "FFS": (0.0, 180.0), "FFDR": (90.0, 180.0), "FFP": (180.0, 180.0), "FFDL": (270.0, 180.0),
 }  # fmt: skip
+DECIMALS = 9  # of angles: one direction is one beam, however it was rounded
 LEVEL_WITHIN_DEG = 0.01
 
 
@@ -38,6 +39,25 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """Where a beam comes from. A patient on the side on a turned couch sees it turned as well, by
+    ``turn_deg`` about its axis, from u to v; beams of ours have no such angle, so that places in
+    the beam's eye view are turned instead."""
+
+    gantry_deg: float
+    couch_deg: float
+    turn_deg: float
+
+    def places(self, u_mm: np.ndarray, v_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where u and v of the file lie in the beam's eye view of ours."""
+        if self.turn_deg == 0.0:
+            return u_mm, v_mm
+        turn = np.deg2rad(self.turn_deg)
+        cos, sin = np.cos(turn), np.sin(turn)
+        return cos * u_mm - sin * v_mm, sin * u_mm + cos * v_mm
+
+
+@dataclass(frozen=True)
 class Setups:
     """How the patient lies, by the number of the patient setup; None for all that name none."""
 
@@ -56,18 +76,25 @@ class Setups:
             return cls(found)
         return cls({None: told[0] if told else "HFS"} | {n: p for n, p in found.items() if p})
 
-    def angles_deg(self, beam: Dataset, gantry: float, couch: float) -> tuple[float, float]:
-        """Gantry and couch of the same beam for a patient who lies head first, supine."""
+    def seen(self, beam: Dataset, gantry: float, couch: float) -> "Seen":
+        """The same beam as seen by a patient who lies head first, supine."""
         at = whole(beam, "ReferencedPatientSetupNumber", None)
         position = self.position.get(at) or self.position.get(None)
-        if position not in AS_SUPINE:
+        if position not in LYING:
             raise DicomError(
                 f"PatientPosition for {label(beam)} is {position!r}; beams are computed for "
-                f"{', '.join(AS_SUPINE)}."
+                f"{', '.join(LYING)}."
             )
-        turn_gantry, sign, turn_couch = AS_SUPINE[position]
-        couch = sign * (couch + turn_couch)
-        return (gantry + turn_gantry) % 360.0, (couch + 180.0) % 360.0 - 180.0
+        about_long, about_vertical = LYING[position]
+        couch = (couch + about_vertical + 180.0) % 360.0 - 180.0
+        frame = beam_frame(Beam(gantry % 360.0, (0.0, 0.0, 0.0), couch), 1.0)
+        a = np.deg2rad(about_long)
+        turned = np.array([
+            [np.cos(a), -np.sin(a), 0.0], [np.sin(a), np.cos(a), 0.0], [0.0, 0.0, 1.0],
+        ])  # fmt: skip
+        angles = beam_angles(turned @ frame.u_axis, turned @ frame.direction)
+        gantry, couch, turn = (round(float(angle), DECIMALS) + 0.0 for angle in angles)
+        return Seen(gantry % 360.0, couch, turn)
 
 
 def refuse_tilts(point: Dataset, keywords: tuple[str, ...]) -> None:

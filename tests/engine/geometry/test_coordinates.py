@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.geometry.coordinates import beam_frame
+from engine.geometry.coordinates import beam_angles, beam_frame
 from engine.geometry.plan import Beam
 
 LEFT, POSTERIOR, SUPERIOR = np.eye(3)
@@ -52,6 +52,30 @@ def test_axes_are_right_handed_and_orthonormal(gantry_deg, couch_deg):
     np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-12)
     upstream = -view.direction  # IEC gantry z points from the isocenter to the source
     np.testing.assert_allclose(np.cross(view.u_axis, view.v_axis), upstream, atol=1e-12)
+
+
+@pytest.mark.parametrize("gantry_deg", [0, 33.3, 90, 145, 180, 359])
+@pytest.mark.parametrize("couch_deg", [0, 20, -75, 90, -90])
+def test_angles_are_found_from_the_axes(gantry_deg, couch_deg):
+    view = frame(gantry_deg, couch_deg)
+    gantry, couch, turn = beam_angles(view.u_axis, view.direction)
+    again = frame(gantry, couch)
+    np.testing.assert_allclose(again.u_axis, view.u_axis, atol=1e-12)
+    np.testing.assert_allclose(again.direction, view.direction, atol=1e-12)
+    assert turn == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_turned_view_is_that_of_a_beam_and_a_turn():
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        axes = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+        u_axis, direction = axes[0], axes[1]
+        gantry, couch, turn = beam_angles(u_axis, direction)
+        view, t = frame(gantry, couch), np.radians(turn)
+        np.testing.assert_allclose(view.direction, direction, atol=1e-9)
+        seen = np.cos(t) * view.u_axis + np.sin(t) * view.v_axis
+        np.testing.assert_allclose(seen, u_axis, atol=1e-9)
+        assert abs(turn) <= 90.0 + 1e-6
 
 
 def test_points_survive_the_way_to_the_beams_eye_view_and_back():

@@ -154,6 +154,26 @@ def test_what_cannot_be_computed_is_refused_with_the_reason(path, what):
         read_plan(path)
 
 
+@pytest.mark.parametrize("position, gantry_deg", [("HFDR", 120.0), ("HFDL", 300.0)])
+def test_a_patient_on_the_side_sees_bixels_from_a_turned_gantry(path, position, gantry_deg):
+    dataset = pydicom.dcmread(path)
+    dataset.PatientSetupSequence[0].PatientPosition = position
+    dataset.save_as(path)
+    found = read_plan(path).plan
+    assert found.beams[0].gantry_deg == gantry_deg
+    np.testing.assert_allclose(np.sort(found.u_mm), np.sort(U))
+
+
+def test_bixels_between_the_lattices_directions_are_refused(path):
+    dataset = pydicom.dcmread(path)
+    dataset.PatientSetupSequence[0].PatientPosition = "HFDR"
+    for point in dataset.BeamSequence[0].ControlPointSequence:
+        point.PatientSupportAngle = 20.0
+    dataset.save_as(path)
+    with pytest.raises(DicomError, match="multiples of 90"):
+        read_plan(path)
+
+
 def test_a_beam_without_a_flattening_filter_is_told(path):
     dataset = pydicom.dcmread(path)
     dataset.BeamSequence[0].PrimaryFluenceModeSequence = [

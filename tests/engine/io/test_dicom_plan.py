@@ -17,6 +17,7 @@ from engine.geometry.plan import Aperture, Beam
 from engine.geometry.spots import SpotSettings, place_spots
 from engine.io.dicom_dataset import DicomError, read_dataset
 from engine.io.dicom_plan import prescription, read_plan
+from engine.io.dicom_plan_parts import Setups
 from engine.io.dicom_plan_writing import write_plan
 from engine.io.dicom_study import Study, roi_numbers
 from engine.machine.depth_kernels import layer_kernel
@@ -98,6 +99,25 @@ def test_an_aperture_comes_back_from_the_isocenter_plane(patient, study, sources
     u_source, v_source = sources_mm or (2047.0, 2047.0)
     assert float(block.BlockData[2]) == pytest.approx(30.0 * u_source / (u_source - 151.25))
     assert float(block.BlockData[5]) == pytest.approx(25.5 * v_source / (v_source - 151.25))
+
+
+def test_an_aperture_is_turned_as_the_spots_are(patient, study, tmp_path):
+    """Of a patient on the right side, on a turned couch, whom a beam at 90° meets in the back."""
+    plan = spots("generic_proton", Beam(90.0, ISOCENTER, couch_deg=30.0, aperture=HOLE))
+    machine = replace(plan.machine, virtual_sources_mm=(2200.0, 1800.0))
+    write_plan(replace(plan, machine=machine), patient, study, tmp_path / "plan.dcm")
+    dataset = pydicom.dcmread(tmp_path / "plan.dcm")
+    dataset.PatientSetupSequence[0].PatientPosition = "HFDR"
+    found = read_plan(written(dataset, tmp_path), machine=machine)
+    beam = found.plan.beams[0]
+    frame, (x, y, _) = beam_frame(beam, 2000.0), _axes_in_patient("HFDR", 90.0, 30.0)
+    u, v = np.array(beam.aperture.opening_mm).T
+    wanted = np.array(HOLE.opening_mm) @ np.array([x, y])
+    assert abs(x @ frame.u_axis) < 0.9
+    np.testing.assert_allclose(
+        u[:, None] * frame.u_axis + v[:, None] * frame.v_axis, wanted, atol=1e-6
+    )
+    assert any("two virtual sources" in note for note in found.notes)
 
 
 def test_a_private_air_gap_that_is_no_number_is_refused(patient, study, tmp_path):
@@ -269,28 +289,24 @@ def test_a_range_shifter_without_a_place_is_not_written(patient, study, tmp_path
 
 
 def _body_axes(position):
-    """Unit vectors x, y, z of IEC 61217's table system in the DICOM patient's axes.
-
-    Supine, head to the gantry: x is the patient's left (+x), y the head (+z), z anterior (−y).
-    """
-    head = position.startswith("HF")
-    supine = position.endswith("S")
-    y = np.array([0.0, 0.0, 1.0 if head else -1.0])
-    z = np.array([0.0, -1.0 if supine else 1.0, 0.0])
+    """Unit vectors x, y, z of IEC 61217's table system in the DICOM patient's axes (x left, y
+    posterior, z superior): y is where the head or the feet point, z what is up."""
+    y = np.array([0.0, 0.0, 1.0 if position.startswith("HF") else -1.0])
+    up = {
+        "S": (0.0, -1.0, 0.0), "P": (0.0, 1.0, 0.0), "DR": (1.0, 0.0, 0.0), "DL": (-1.0, 0.0, 0.0),
+    }  # fmt: skip
+    z = np.array(up[position[2:]])  # who lies on the right side has the left one up
     return np.cross(y, z), y, z
 
 
-@pytest.mark.parametrize("position", ["HFS", "HFP", "FFS", "FFP"])
-@pytest.mark.parametrize("gantry, couch", [(0.0, 0.0), (70.0, 0.0), (90.0, 30.0), (215.0, -75.0)])
-def test_beams_come_from_where_iec_61217_has_them_however_the_patient_lies(
-    position, gantry, couch, tmp_path
-):
-    """By rotation matrices: the gantry's system turns clockwise about the fixed y, the table's
-    counterclockwise about the fixed z (IEC 61217, 2011, sections 2.3 and 2.6)."""
-    path = written(
-        foreign_plan(foreign_beam(gantry=gantry, couch=couch), position=position), tmp_path
-    )
-    beam = read_plan(path, particles_per_mu=1e8, energy_within_mev=2.0).plan.beams[0]
+POSITIONS = ("HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL")
+TURNED = [(0.0, 0.0), (70.0, 0.0), (90.0, 30.0), (215.0, -75.0), (0.0, 40.0), (180.0, -20.0)]
+
+
+def _axes_in_patient(position, gantry, couch):
+    """The gantry's axes x, y, z in the patient's, by rotation matrices: the gantry turns clockwise
+    about the fixed y, the table counterclockwise about the fixed z (IEC 61217, 2011, sections 2.3
+    and 2.6)."""
     g, c = np.radians(gantry), np.radians(couch)
     gantry_axes = np.array([
         [np.cos(g), 0.0, -np.sin(g)], [0.0, 1.0, 0.0], [np.sin(g), 0.0, np.cos(g)],
@@ -298,16 +314,40 @@ def test_beams_come_from_where_iec_61217_has_them_however_the_patient_lies(
     table_axes = np.array([
         [np.cos(c), np.sin(c), 0.0], [-np.sin(c), np.cos(c), 0.0], [0.0, 0.0, 1.0],
     ])  # fmt: skip
-    in_patient = (gantry_axes @ table_axes.T) @ np.array(_body_axes(position))
-    frame = beam_frame(beam, 2000.0)
-    np.testing.assert_allclose(frame.u_axis, in_patient[0], atol=1e-9)
-    np.testing.assert_allclose(frame.v_axis, in_patient[1], atol=1e-9)
-    np.testing.assert_allclose(-frame.direction, in_patient[2], atol=1e-9)
+    return (gantry_axes @ table_axes.T) @ np.array(_body_axes(position))
 
 
-def test_a_patient_on_the_side_is_refused(tmp_path):
-    path = written(foreign_plan(position="HFDL"), tmp_path)
-    with pytest.raises(DicomError, match="HFDL"):
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("gantry, couch", TURNED)
+def test_spots_lie_where_iec_61217_has_them_however_the_patient_lies(
+    position, gantry, couch, tmp_path
+):
+    beam = foreign_beam(gantry=gantry, couch=couch)
+    x_mm, y_mm = np.reshape(beam.IonControlPointSequence[0].ScanSpotPositionMap, (-1, 2)).T
+    found = read_plan(
+        written(foreign_plan(beam, position=position), tmp_path),
+        particles_per_mu=1e8, energy_within_mev=2.0,
+    ).plan  # fmt: skip
+    x_axis, y_axis, z_axis = _axes_in_patient(position, gantry, couch)
+    frame = beam_frame(found.beams[0], 2000.0)
+    np.testing.assert_allclose(-frame.direction, z_axis, atol=1e-9)
+    wanted = x_mm[:, None] * x_axis + y_mm[:, None] * y_axis
+    first = found.spot_energy == found.spot_energy[0]
+    got = found.u_mm[first, None] * frame.u_axis + found.v_mm[first, None] * frame.v_axis
+    apart = np.linalg.norm(wanted[:, None] - got[None], axis=2)
+    assert len(wanted) == len(got) and apart.min(axis=1).max() < 1e-4
+
+
+@pytest.mark.parametrize("position", ["HFS", "HFP", "FFS", "FFP"])
+@pytest.mark.parametrize("gantry, couch", TURNED)
+def test_who_lies_on_back_or_belly_sees_no_beam_turned(position, gantry, couch):
+    setups, beam = Setups({None: position}), foreign_beam()
+    assert setups.seen(beam, gantry, couch).turn_deg == 0.0
+
+
+def test_a_position_that_is_none_is_refused(tmp_path):
+    path = written(foreign_plan(position="SITTING"), tmp_path)
+    with pytest.raises(DicomError, match="SITTING.*HFDL"):
         read_plan(path, particles_per_mu=1e8, energy_within_mev=2.0)
 
 
