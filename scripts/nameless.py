@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ptenv.cases.patients import name_without_path
 
 READER = "engine.io.dicom_patient.read_patient"
+FIELDS = "from_plan"  # the key of fields that a plan's file has
 SCHEME = "dicom:"  # of cases
 
 
@@ -39,6 +40,8 @@ def _paths(node) -> Iterator[str]:
     if isinstance(node, Mapping):
         if node.get("_target_") == READER and node.get("path"):
             yield str(node["path"])
+        if isinstance(node.get(FIELDS), str):
+            yield node[FIELDS]
         if "dicom" in node and isinstance(node.get("plan"), str):  # of ptenv validate
             yield node["plan"]
         node = node.values()

@@ -6,19 +6,23 @@ output.dicom=true a folder dicom of CT, structures, plan and doses.
 """
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from engine.dose.influence import InfluenceMatrix
+from engine.errors import PhysicsWarning
 from engine.evaluation.goals import RING
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import Goal, Scorecard, metrics_of
 from engine.geometry.delivery import DeliveryModel
 from engine.geometry.plan import Aperture, Beam, Plan
+from engine.io.dicom_fields import read_fields
 from engine.machine.ion import IonMachine
 from engine.optimization.problem import PlanningProblem, initial_weights
 from engine.parallel import set_threads
@@ -117,25 +121,39 @@ def fields(
     air_gap_mm: Sequence[float] | float = 50.0,
     range_shifter: Sequence[str | None] | str | None = None,
     aperture: Sequence[dict | None] | dict | None = None,
+    from_plan: str | None = None,
 ) -> tuple[Beam, ...]:
     """One beam an angle (IEC 61217); what follows is one value for all fields, or a list.
 
     ``range_shifter`` None leaves the choice to the spot settings; ``aperture`` holds the arguments
-    of an ``Aperture``.
+    of an ``Aperture``. ``from_plan``, a file or folder of DICOM, has angles and isocenters in place
+    of those given.
     """
-    gantry = [float(angle) for angle in np.atleast_1d(gantry_deg)]
-    given = {
-        "couch_deg": couch_deg, "air_gap_mm": air_gap_mm, "range_shifter": range_shifter,
-        "aperture": aperture,
-    }  # fmt: skip
-    listed = [_one_each(name, value, len(gantry)) for name, value in given.items()]
+    directions = (
+        _of_angles(gantry_deg, couch_deg) if from_plan is None else _of_plan(Path(from_plan))
+    )
+    given = {"air_gap_mm": air_gap_mm, "range_shifter": range_shifter, "aperture": aperture}
+    listed = [_one_each(name, value, len(directions)) for name, value in given.items()]
     return tuple(
-        Beam(
-            gantry_deg=angle, couch_deg=float(couch), air_gap_mm=float(gap), range_shifter=shifter,
+        replace(
+            beam, air_gap_mm=float(gap), range_shifter=shifter,
             aperture=None if block is None else _aperture(block),
         )
-        for angle, couch, gap, shifter, block in zip(gantry, *listed)
+        for beam, gap, shifter, block in zip(directions, *listed)
     )  # fmt: skip
+
+
+def _of_angles(gantry_deg: Sequence[float] | float, couch_deg) -> list[Beam]:
+    gantry = [float(angle) for angle in np.atleast_1d(gantry_deg)]
+    couch = _one_each("couch_deg", couch_deg, len(gantry))
+    return [Beam(angle, couch_deg=float(c)) for angle, c in zip(gantry, couch)]
+
+
+def _of_plan(path: Path) -> Sequence[Beam]:
+    found = read_fields(path.expanduser())
+    if found.notes:
+        warnings.warn(f"fields of a plan: {'; '.join(found.notes)}.", PhysicsWarning, stacklevel=3)
+    return found.beams
 
 
 def _one_each(name: str, value: object, n_fields: int) -> list:

@@ -119,7 +119,8 @@ def _map(beam: Dataset, first: Dataset) -> Dataset:
         f"{label(beam)}, {number(first, 'NominalBeamEnergy'):g} MV from gantry "
         f"{number(first, 'GantryAngle'):g}°, has {len(found)} fluence maps ({MAPS}) and is shaped "
         f"by {', '.join(shaped_by) or 'nothing'}; leaves and jaws are not computed here, only "
-        "beams of one map and no leaves are."
+        "beams of one map and no leaves are. A new plan can take its directions "
+        "(geometry.beams.from_plan)."
     )
 
 

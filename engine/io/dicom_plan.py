@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import RTIonPlanStorage, RTPlanStorage
 
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Plan
@@ -29,7 +28,13 @@ from engine.io.dicom_dataset import (
 )
 from engine.io.dicom_ion_beams import IonReading, read_ion_beam
 from engine.io.dicom_photon_beams import read_photon_beam
-from engine.io.dicom_plan_parts import Part, Setups
+from engine.io.dicom_plan_parts import (
+    Part,
+    Setups,
+    beam_sequence,
+    refuse_doubles,
+    treating_beams,
+)
 from engine.machine.ion import IonMachine
 from engine.machine.library import available_machines, load_machine
 from engine.machine.photon import PhotonMachine
@@ -37,7 +42,6 @@ from engine.patient.patient import Patient
 
 ENERGY_WITHIN_MEV = 0.1  # of one of the machine's: 0.1 to 0.2 mm of range
 MOST_DIRECTIONS = 2**16 - 1
-BEAMS = {RTIonPlanStorage: "IonBeamSequence", RTPlanStorage: "BeamSequence"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +74,9 @@ def read_plan(
     not hold it. Raises ``DicomError`` of anything that cannot be computed.
     """
     dataset = read_dataset(path)
-    sequence = _refuse_other_kinds(dataset)
+    sequence = beam_sequence(dataset)
     notes: list[str] = []
-    beams = _treating(dataset, sequence, notes)
+    beams = treating_beams(dataset, sequence, notes)
     machine = machine or _machine_of(beams[0], notes)
     n_machines = len({text(beam, "TreatmentMachineName", "") for beam in beams})
     if n_machines > 1:
@@ -98,37 +102,6 @@ def prescription(dataset: Dataset) -> tuple[dict[int, float], int | None]:
         if told and text(item, "DoseReferenceType", "") == "TARGET":
             doses[whole(item, "ReferencedROINumber")] = number(item, "TargetPrescriptionDose")
     return doses, _fractions(dataset)[1]
-
-
-def _refuse_other_kinds(dataset: Dataset) -> str:
-    """The name of the sequence of beams."""
-    kind = text(dataset, "SOPClassUID")
-    if kind not in BEAMS:
-        raise DicomError(f"{label(dataset)} is no RT Plan and no RT Ion Plan; give one.")
-    if text(dataset, "RTPlanGeometry", "PATIENT") != "PATIENT":
-        raise DicomError(
-            f"RTPlanGeometry of {label(dataset)} is {text(dataset, 'RTPlanGeometry')!r}: its beams "
-            "do not lie in a patient, so no dose can be computed."
-        )
-    return BEAMS[kind]
-
-
-def _treating(dataset: Dataset, sequence: str, notes: list[str]) -> list[Dataset]:
-    """The beams that treat; set-up beams and the like are left out."""
-    treating, beams = [], items(dataset, sequence)
-    _refuse_doubles([whole(beam, "BeamNumber") for beam in beams], sequence, dataset)
-    for beam in beams:
-        kind = text(beam, "TreatmentDeliveryType", "TREATMENT")
-        if kind == "TREATMENT":
-            treating.append(beam)
-        else:
-            notes.append(f"beam {whole(beam, 'BeamNumber')} is left out: {kind}")
-    if not treating:
-        raise DicomError(
-            f"{label(dataset)} has no treatment beam ({', '.join(notes) or 'no beam at all'}); it "
-            "is a prescription or a setup, give a plan with beams."
-        )
-    return treating
 
 
 def _parts(
@@ -164,7 +137,7 @@ def _fractions(dataset: Dataset) -> tuple[dict[int, float], int | None]:
         return {}, None
     referred = items(groups[0], "ReferencedBeamSequence")
     numbers = [whole(item, "ReferencedBeamNumber") for item in referred]
-    _refuse_doubles(numbers, "ReferencedBeamSequence", dataset)
+    refuse_doubles(numbers, "ReferencedBeamSequence", dataset)
     found = {
         at: number(item, "BeamMeterset")
         for at, item in zip(numbers, referred)
@@ -172,16 +145,6 @@ def _fractions(dataset: Dataset) -> tuple[dict[int, float], int | None]:
     }
     n_fractions = whole(groups[0], "NumberOfFractionsPlanned", None)
     return found, n_fractions
-
-
-def _refuse_doubles(numbers: list[int], sequence: str, dataset: Dataset) -> None:
-    """A beam that is there twice would be delivered twice."""
-    for at in numbers:
-        if numbers.count(at) > 1:
-            raise DicomError(
-                f"{sequence} of {label(dataset)} has beam {at} {numbers.count(at)} times; export "
-                "the plan again."
-            )
 
 
 def _meterset(metersets: Mapping[int, float], beam_number: int, dataset: Dataset) -> float:

@@ -1,10 +1,11 @@
-"""What beams of ions and photons in plan files share: how the patient lies, and where beams come
-from."""
+"""What plan files of ions and photons share: which beams treat, how the patient lies, and where
+beams come from."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.uid import RTIonPlanStorage, RTPlanStorage
 
 from engine.geometry.coordinates import beam_angles, beam_frame
 from engine.geometry.plan import Beam
@@ -18,6 +19,7 @@ LYING = {
 }  # fmt: skip
 DECIMALS = 9  # of angles: one direction is one beam, however it was rounded
 LEVEL_WITHIN_DEG = 0.01
+BEAMS = {RTIonPlanStorage: "IonBeamSequence", RTPlanStorage: "BeamSequence"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,47 @@ class Setups:
         angles = beam_angles(turned @ frame.u_axis, turned @ frame.direction)
         gantry, couch, turn = (round(float(angle), DECIMALS) + 0.0 for angle in angles)
         return Seen(gantry % 360.0, couch, turn)
+
+
+def beam_sequence(dataset: Dataset) -> str:
+    """The name of the sequence of beams."""
+    kind = text(dataset, "SOPClassUID")
+    if kind not in BEAMS:
+        raise DicomError(f"{label(dataset)} is no RT Plan and no RT Ion Plan; give one.")
+    if text(dataset, "RTPlanGeometry", "PATIENT") != "PATIENT":
+        raise DicomError(
+            f"RTPlanGeometry of {label(dataset)} is {text(dataset, 'RTPlanGeometry')!r}: its beams "
+            "do not lie in a patient, so no dose can be computed."
+        )
+    return BEAMS[kind]
+
+
+def treating_beams(dataset: Dataset, sequence: str, notes: list[str]) -> list[Dataset]:
+    """The beams that treat; set-up beams and the like are left out."""
+    treating, beams = [], items(dataset, sequence)
+    refuse_doubles([whole(beam, "BeamNumber") for beam in beams], sequence, dataset)
+    for beam in beams:
+        kind = text(beam, "TreatmentDeliveryType", "TREATMENT")
+        if kind == "TREATMENT":
+            treating.append(beam)
+        else:
+            notes.append(f"beam {whole(beam, 'BeamNumber')} is left out: {kind}")
+    if not treating:
+        raise DicomError(
+            f"{label(dataset)} has no treatment beam ({', '.join(notes) or 'no beam at all'}); it "
+            "is a prescription or a setup, give a plan with beams."
+        )
+    return treating
+
+
+def refuse_doubles(numbers: list[int], sequence: str, dataset: Dataset) -> None:
+    """A beam that is there twice would be delivered twice."""
+    for at in numbers:
+        if numbers.count(at) > 1:
+            raise DicomError(
+                f"{sequence} of {label(dataset)} has beam {at} {numbers.count(at)} times; export "
+                "the plan again."
+            )
 
 
 def refuse_tilts(point: Dataset, keywords: tuple[str, ...]) -> None:

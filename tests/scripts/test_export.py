@@ -145,3 +145,23 @@ def test_an_openkbp_patient_is_exported_with_its_published_dose(openkbp_pt_1, tm
     plan = pydicom.dcmread(tmp_path / "RTPLAN.dcm")
     assert told.ReferencedSOPInstanceUID == plan.SOPInstanceUID
     assert b"pt_1" not in b"".join(p.read_bytes() for p in tmp_path.glob("RT*.dcm"))
+
+
+def test_a_new_plan_takes_the_directions_of_one_that_leaves_shape(planned, tmp_path):
+    """A plan of photons that cannot be computed, and one of protons, give theirs to photons."""
+    assert export(*TANK, f"plan={planned}", f"output={tmp_path / 'study'}") == 0
+    file = tmp_path / "study" / "RTPLAN.dcm"
+    dataset = pydicom.dcmread(file)
+    for beam in dataset.get("BeamSequence", []):
+        del beam.CompensatorSequence
+        beam.BeamLimitingDeviceSequence[0].RTBeamLimitingDeviceType = "MLCX"
+    dataset.save_as(file)
+    quick = [a for a in QUICK if "spot_spacing" not in a and "n_fractions" not in a]
+    assert cli.main([
+        "plan", "experiment=photons", "patient=dicom", f"patient.path={tmp_path / 'study'}",
+        f"geometry.beams.from_plan={tmp_path / 'study'}", *quick, f"output={tmp_path / 'new'}",
+    ]) == 0  # fmt: skip
+    old, new = plan_files.read(planned).plan.beams, plan_files.read(tmp_path / "new").plan.beams
+    assert [(b.gantry_deg, b.couch_deg) for b in new] == [(b.gantry_deg, b.couch_deg) for b in old]
+    np.testing.assert_allclose([b.isocenter_mm for b in new], [b.isocenter_mm for b in old])
+    assert str(tmp_path / "study") not in (tmp_path / "new" / "config.yaml").read_text()
