@@ -14,7 +14,7 @@ from engine.io.dicom_ct import write_ct
 from engine.io.dicom_dataset import DicomError, is_dicom, read_header, text
 from engine.io.dicom_dose import write_dose
 from engine.io.dicom_plan_writing import write_plan
-from engine.io.dicom_structures import write_structures
+from engine.io.dicom_structures_writing import write_structures
 from engine.io.dicom_study import MAKER, Study
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient

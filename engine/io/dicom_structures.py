@@ -1,4 +1,4 @@
-"""RT structure sets: contours to structures on any grid, and a patient's masks to contours.
+"""RT structure sets: contours to structures on any grid.
 
 Source: DICOM PS3.3, A.19 (RT structure set), C.8.8.5 (structure set), C.8.8.6 (ROI contour, with
 holes in C.8.8.6.3: as keyholes, or where CLOSEDPLANAR_XOR has contours of a plane count even-odd),
@@ -18,11 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from pydicom.charset import default_encoding
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
-from pydicom.uid import RTStructureSetStorage
 
 from engine.io.dicom_contours import (
     CROSSING_EVEN_ODD,
@@ -31,7 +27,6 @@ from engine.io.dicom_contours import (
     Nesting,
     coverage,
     nesting,
-    outlines,
 )
 from engine.io.dicom_dataset import (
     DicomError,
@@ -44,9 +39,9 @@ from engine.io.dicom_dataset import (
     whole,
 )
 from engine.io.dicom_image import POSITION_WITHIN_MM
-from engine.io.dicom_study import Study, line, referenced, roi_numbers, save
+from engine.io.dicom_study import line
 from engine.patient.grid import Grid
-from engine.patient.patient import Patient, Role, Structure
+from engine.patient.patient import Role
 from engine.patient.structures import distance_mm
 from engine.patient.tissues import MATERIALS
 
@@ -62,11 +57,6 @@ ROLES: dict[str, Role] = {  # by RT ROI Interpreted Type; other types have none
     "FIXATION": "support",
     "BOLUS": "support",
 }
-TYPES: dict[Role, str] = {
-    "external": "EXTERNAL", "target": "PTV", "organ": "ORGAN", "support": "SUPPORT",
-}  # fmt: skip
-COLORS = {"external": (128, 160, 128), "target": (220, 40, 40), "support": (130, 130, 130)}
-ORGAN_COLORS = ((50, 110, 220), (240, 170, 30), (60, 180, 90), (160, 80, 200), (30, 180, 190))
 MATERIAL_IDS = {line(name, 16): name for name in MATERIALS}  # as SH has room for it
 XOR = "CLOSEDPLANAR_XOR"
 FILLED = ("CLOSED_PLANAR", XOR)
@@ -77,7 +67,6 @@ COORDINATE_WITHIN_MM = 1e5
 MOST_PIXELS = 2000  # along a side
 ROUNDING_MM = 1e-3  # of contours along the faces of a grid
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-_CONTOUR_DATA = Tag(0x3006, 0x0050)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,24 +261,6 @@ class StructureSet:
         return ContouredStructure(roi.name, roi.role, planes, slabs, (*notes, *gap_notes))
 
 
-def write_structures(patient: Patient, study: Study, folder: str | Path) -> Path:
-    """One RTSTRUCT of all structures on the CT that ``write_ct`` writes: voxels' outlines."""
-    made = study.dataset(RTStructureSetStorage, "RTSTRUCT", study.structures_uid)
-    made.StructureSetLabel = "ptenv"
-    made.StructureSetDate = made.StructureSetTime = ""
-    made.ApprovalStatus = "UNAPPROVED"
-    slices = study.ct_references(patient.grid.shape[0])
-    made.ReferencedFrameOfReferenceSequence = [_referenced_frame(study, slices)]
-    made.StructureSetROISequence, made.ROIContourSequence = [], []
-    made.RTROIObservationsSequence = []
-    for name, roi_number in roi_numbers(patient).items():
-        structure = patient.structures[name]
-        made.StructureSetROISequence.append(_declared(roi_number, name, study))
-        made.ROIContourSequence.append(_contoured(roi_number, structure, patient.grid, slices))
-        made.RTROIObservationsSequence.append(_observed(roi_number, structure))
-    return save(made, Path(folder) / "RTSTRUCT.dcm")
-
-
 def _by_number(dataset: Dataset, sequence: str) -> dict[int, Dataset]:
     """Items by the ROI number that they refer to."""
     found: dict[int, Dataset] = {}
@@ -472,75 +443,3 @@ def _around(coverages: Sequence[Coverage]) -> tuple[slice, slice]:
 
 def _within(window: tuple[slice, slice], outer: tuple[slice, slice]) -> tuple[slice, slice]:
     return tuple(slice(w.start - o.start, w.stop - o.start) for w, o in zip(window, outer))
-
-
-def _referenced_frame(study: Study, slices: list[Dataset]) -> Dataset:
-    series = Dataset()
-    series.SeriesInstanceUID = study.ct_series_uid
-    series.ContourImageSequence = slices
-    of_study = referenced("1.2.840.10008.3.1.2.3.1", study.study_uid)  # detached study management
-    of_study.RTReferencedSeriesSequence = [series]
-    frame = Dataset()
-    frame.FrameOfReferenceUID = study.frame_uid
-    frame.RTReferencedStudySequence = [of_study]
-    return frame
-
-
-def _declared(roi_number: int, name: str, study: Study) -> Dataset:
-    item = Dataset()
-    item.ROINumber, item.ROIName = roi_number, _roi_name(name, roi_number)
-    item.ReferencedFrameOfReferenceUID = study.frame_uid
-    item.ROIGenerationAlgorithm = ""
-    return item
-
-
-def _roi_name(name: str, roi_number: int) -> str:
-    """The name where it fits; else what does, which the number tells from another's."""
-    if line(name) == name:
-        return name
-    mark = f"~{roi_number}"
-    return line(name, 64 - len(mark)) + mark
-
-
-def _contoured(roi_number: int, structure: Structure, grid: Grid, slices: list[Dataset]) -> Dataset:
-    item = Dataset()
-    color = COLORS.get(structure.role, ORGAN_COLORS[roi_number % len(ORGAN_COLORS)])
-    item.ReferencedROINumber, item.ROIDisplayColor = roi_number, list(color)
-    contours = [
-        _contour(polygon, float(z_mm), slice_)
-        for plane, z_mm, slice_ in zip(structure.mask, grid.axes_mm()[0], slices)
-        for polygon in outlines(plane, grid)
-    ]
-    if contours:  # a sequence that is optional may not be there without items (PS3.3 C.8.8.6)
-        item.ContourSequence = contours
-    return item
-
-
-def _contour(polygon: np.ndarray, z_mm: float, slice_: Dataset) -> Dataset:
-    contour = Dataset()
-    contour.ContourImageSequence = [slice_]
-    contour.ContourGeometricType = "CLOSED_PLANAR"
-    contour.NumberOfContourPoints = len(polygon)
-    points = np.column_stack([polygon, np.full(len(polygon), z_mm)])
-    data = "\\".join(f"{value:.5f}".rstrip("0").rstrip(".") for value in points.ravel()).encode()
-    data += b" " * (len(data) % 2)
-    # As bytes that were read, which are written as they are: a decimal string object for each of
-    # a million coordinates would take long.
-    contour[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(data), data, 0, True, True)
-    contour.set_original_encoding(True, True, default_encoding)
-    return contour
-
-
-def _observed(roi_number: int, structure: Structure) -> Dataset:
-    item = Dataset()
-    item.ObservationNumber = item.ReferencedROINumber = roi_number
-    item.RTROIInterpretedType, item.ROIInterpreter = _type(structure), ""
-    if structure.material is not None:
-        item.MaterialID = line(structure.material, 16)
-    return item
-
-
-def _type(structure: Structure) -> str:
-    """RT ROI Interpreted Type; which of the targets it is stands in a target's name (TG-263)."""
-    named = structure.name[:3].upper()
-    return named if structure.role == "target" == ROLES.get(named) else TYPES[structure.role]

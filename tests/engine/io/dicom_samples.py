@@ -11,7 +11,7 @@ from pydicom.tag import Tag
 
 from engine.io.dicom_ct import write_ct
 from engine.io.dicom_dataset import DicomError
-from engine.io.dicom_structures import write_structures
+from engine.io.dicom_structures_writing import write_structures
 from engine.io.dicom_study import Study, referenced, save
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient, Structure

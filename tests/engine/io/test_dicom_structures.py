@@ -18,7 +18,8 @@ from dicom_samples import (
 from plan_samples import tank
 from pydicom.uid import ExplicitVRLittleEndian
 
-from engine.io.dicom_structures import MATERIAL_IDS, StructureSet, write_structures
+from engine.io.dicom_structures import MATERIAL_IDS, StructureSet
+from engine.io.dicom_structures_writing import write_structures
 from engine.io.dicom_study import Study
 from engine.io.openkbp import read_patient
 from engine.patient.grid import Grid

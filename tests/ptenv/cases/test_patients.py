@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.io.dicom_ct import write_ct
-from engine.io.dicom_structures import write_structures
+from engine.io.dicom_structures_writing import write_structures
 from engine.io.dicom_study import Study
 from engine.patient.phantoms import head_and_neck
 from ptenv.cases.library import forget_cases, load_case
