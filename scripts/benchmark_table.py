@@ -12,8 +12,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from ptenv.benchmark.board import Board, as_json, make_board
+from ptenv.benchmark.board import Board, as_json
 from ptenv.benchmark.board_html import ENTRIES, page_name, write_pages
+from ptenv.benchmark.board_making import make_board
 from ptenv.benchmark.board_submissions import Submission, read_submissions
 from ptenv.benchmark.board_text import as_markdown, as_text
 from ptenv.benchmark.pictures import Picture, draw_entry

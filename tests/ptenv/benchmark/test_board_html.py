@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ptenv.benchmark.board import Ranking, make_board
+from ptenv.benchmark.board import Ranking
 from ptenv.benchmark.board_figures import Axis, interval_bar, short
 from ptenv.benchmark.board_html import page_name, write_pages
+from ptenv.benchmark.board_making import make_board
 from ptenv.benchmark.board_submissions import read_submissions
 from ptenv.benchmark.pictures import Picture
 from ptenv.benchmark.statistics import Estimate, Interval

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from ptenv.benchmark.board import Ranking, make_board
+from ptenv.benchmark.board import Ranking
+from ptenv.benchmark.board_making import make_board
 from ptenv.benchmark.board_submissions import Refused, printable, read_submissions
 from ptenv.benchmark.board_text import (
     as_markdown,

@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptenv.benchmark.board import (
+from ptenv.benchmark.board import Ranking, as_json
+from ptenv.benchmark.board_making import (
     THRESHOLDS,
-    Ranking,
-    as_json,
     base_name,
     learned_size,
     make_board,
