@@ -3,7 +3,10 @@
 No agent may do this; it tells how much there is to gain.
 """
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
 
 import numpy as np
 
@@ -12,8 +15,10 @@ from agents.baselines.arc_view import ArcView
 from agents.baselines.layer_rules import DynamicProgramming, Sawtooth
 from agents.baselines.search import Found
 from agents.environments import AnyEnvironment
+from engine.optimization.arc import ArcPlanner, RememberedLayers, TracedLayers
 
 COLDEST = 0.1  # of the hottest temperature
+TELL_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,15 @@ class LayerSearch:
         state, rng = env.unwrapped.state, np.random.default_rng(self.seed)
         view, terminal = ArcView.of(state.case), env.unwrapped.task.terminal
 
+        planner = _remembering(state.case.planners[terminal])
+        anchors, tell = state.case.anchors, _teller(case, budget)
+
         def planned(sequence: np.ndarray) -> float:
-            return float(np.log(state.case.optimize(view.as_choice(sequence), terminal).worst))
+            chosen = state.case.chosen_for(view.as_choice(sequence), terminal)
+            return float(np.log(planner.optimize(chosen).worst))
+
+        def scored(value: float) -> float:
+            return anchors.score(float(np.exp(value)), budget, terminal)
 
         rules = (Sawtooth(), DynamicProgramming(), *[Annealing()] * self.annealings)
         starts = [rule(view, state.limit_s, rng) for rule in rules]
@@ -56,10 +68,31 @@ class LayerSearch:
             if view.sequencing.time_s(tried) > view.safe(state.limit_s):
                 continue
             new, n_plans = planned(tried), n_plans + 1
+            tell(f"{step} of {self.steps} changes, best score {scored(lowest):.3f}")
             if new <= value or rng.random() < np.exp((value - new) / heat):
                 sequence, value = tried, new
                 if value < lowest:
                     best, lowest = sequence, value
-        anchors = state.case.anchors
-        score = anchors.score(float(np.exp(lowest)), budget, terminal)
+        score = scored(lowest)
         return Found("annealing", best, np.array([score]), score, n_plans)
+
+
+def _remembering(planner: ArcPlanner) -> ArcPlanner:
+    """Influence on the fly takes nearly half of a plan's time, and a change leaves most of it."""
+    if not isinstance(planner.source, TracedLayers):
+        return planner
+    return replace(planner, source=RememberedLayers(planner.source))
+
+
+def _teller(case: str, budget: float) -> Callable[[str], None]:
+    """Takes lines about a search of an hour, and prints one a minute on standard error."""
+    began = told = perf_counter()
+
+    def tell(text: str) -> None:
+        nonlocal told
+        if perf_counter() - told > TELL_EVERY_S:
+            told = perf_counter()
+            minutes = (told - began) / 60.0
+            print(f"search on {case} at {budget:g}, {minutes:.0f} min: {text}", file=sys.stderr)
+
+    return tell

@@ -6,8 +6,9 @@ RayStation (Janson 2024, "Proton arc planning"): it starts from many and drops t
 in cycles until a set number is left.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -55,6 +56,48 @@ class TracedLayers:
 
     def layer_starts(self, chosen: np.ndarray) -> np.ndarray:
         return _starts_of(self.geometry.n_spots, chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class RememberedLayers:
+    """Influence angle by angle, for choices that one after another differ in few layers.
+
+    The matrices are those of ``source``. ``most_bytes`` bounds what is remembered; what was not
+    asked for the longest goes first.
+    """
+
+    source: TracedLayers
+    most_bytes: int = 2 * 10**9
+    remembered: OrderedDict = field(default_factory=OrderedDict, repr=False)
+
+    @property
+    def n_rows(self) -> int:
+        return self.source.n_rows
+
+    def influences(self, chosen: np.ndarray) -> InfluenceMatrix:
+        angles = np.flatnonzero(chosen.any(axis=1))
+        if not len(angles):
+            return self.source.influences(chosen)  # refuses it
+        parts = [self._of_angle(int(angle), chosen[angle]) for angle in angles]
+        while sum(part.nbytes for part in self.remembered.values()) > self.most_bytes:
+            self.remembered.popitem(last=False)
+        return InfluenceMatrix.joined(parts)
+
+    def layer_starts(self, chosen: np.ndarray) -> np.ndarray:
+        return self.source.layer_starts(chosen)
+
+    def _of_angle(self, angle: int, layers: np.ndarray) -> InfluenceMatrix:
+        key = angle, layers.tobytes()
+        part = self.remembered.pop(key, None)
+        if part is None:
+            only = np.zeros(self.source.geometry.valid.shape, bool)
+            only[angle] = layers
+            plan = self.source.geometry.plan(only)
+            beams = (plan.beams[plan.spot_beam[0]],)
+            plan = replace(plan, beams=beams, spot_beam=np.zeros_like(plan.spot_beam))
+            part = self.source.traced.stacked(plan, self.source.scenarios)
+        self.remembered[key] = part
+        return part
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.dose.pencil_beam.engine import PencilBeamEngine
-from engine.dose.pencil_beam.traced import trace_rows
+from engine.dose.pencil_beam.traced import TracedRows, trace_rows
 from engine.dose.quantities import RbeDose
 from engine.geometry.arc import Arc, ArcSettings, arc_geometry
 from engine.geometry.scenarios import setup_and_range
@@ -14,6 +14,7 @@ from engine.machine.library import load_machine
 from engine.optimization.arc import (
     ArcPlanner,
     KeptLayers,
+    RememberedLayers,
     TracedLayers,
     layers_in_order,
     thinned_layers,
@@ -70,6 +71,48 @@ def test_kept_layers_are_the_traced_ones(planner):
     np.testing.assert_array_equal(kept.layer_starts(chosen), planner.source.layer_starts(chosen))
     with pytest.raises(ValueError, match="do not reach"):
         kept.influences(~planner.source.geometry.valid)
+
+
+def test_remembered_layers_are_the_traced_ones(planner):
+    """Bit by bit, whether an angle's layers are new, remembered, or were forgotten."""
+    valid = planner.source.geometry.valid
+    rng = np.random.default_rng(3)
+    for most_bytes in (2 * 10**9, 1):
+        source = RememberedLayers(planner.source, most_bytes)
+        for _ in range(3):
+            chosen = valid & (rng.random(valid.shape) < 0.3)
+            chosen[0] = False  # an angle without a layer
+            found, wanted = source.influences(chosen), planner.source.influences(chosen)
+            weights = rng.random(wanted.n_spots).astype(np.float32)
+            np.testing.assert_array_equal(found @ weights, wanted @ weights)
+            np.testing.assert_array_equal(
+                source.layer_starts(chosen), planner.source.layer_starts(chosen)
+            )
+        kept = sum(part.nbytes for part in source.remembered.values())
+        assert kept <= most_bytes and bool(kept) == (most_bytes > 1)
+    with pytest.raises(ValueError, match="no layer"):
+        source.influences(np.zeros_like(valid))
+
+
+def test_what_is_remembered_is_not_computed_again(planner, monkeypatch):
+    valid = planner.source.geometry.valid
+    chosen = np.zeros_like(valid)
+    chosen[np.arange(len(valid)), valid.argmax(axis=1)] = True
+    chosen &= valid
+    source = RememberedLayers(planner.source)
+    source.influences(chosen)
+    computed = []
+    stacked = TracedRows.stacked
+    monkeypatch.setattr(
+        TracedRows, "stacked", lambda self, *of: computed.append(of) or stacked(self, *of)
+    )
+    source.influences(chosen)
+    assert not computed
+    angle = int(np.flatnonzero(chosen.any(axis=1))[0])
+    chosen[angle] = False
+    chosen[angle, np.flatnonzero(valid[angle])[-1]] = True
+    source.influences(chosen)
+    assert len(computed) == 1
 
 
 def test_the_plan_s_worst_is_the_worst_of_its_scenarios(planner):
