@@ -23,7 +23,8 @@ TELL_EVERY_S = 60.0
 
 @dataclass(frozen=True)
 class LayerSearch:
-    """Plans ``steps`` sequences of a case, each changed from the last one kept.
+    """Tries ``steps`` changes of the sequence that was kept last, and plans those within the limit:
+    at a tight one a third or less of them.
 
     It begins with the best of sawtooth, dynamic programming and ``annealings`` runs of annealing on
     cold spots; ``hottest`` is the first temperature, in log F_w.
@@ -78,7 +79,8 @@ class LayerSearch:
 
 
 def _remembering(planner: ArcPlanner) -> ArcPlanner:
-    """Influence on the fly takes nearly half of a plan's time, and a change leaves most of it."""
+    """A change leaves most of the influence: 30 % of the time of a small target's plan, 13 % of a
+    large one's."""
     if not isinstance(planner.source, TracedLayers):
         return planner
     return replace(planner, source=RememberedLayers(planner.source))
