@@ -6,6 +6,7 @@ that they are the same.
 
 import re
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +16,7 @@ from ptenv.cases.patients import name_without_path
 READER = "engine.io.dicom_patient.read_patient"
 FIELDS = "from_plan"  # the key of fields that a plan's file has
 SCHEME = "dicom:"  # of cases
+NOWHERE = "missing-"  # before the digest of a mistyped folder's name
 
 
 def nameless(cfg: DictConfig) -> DictConfig:
@@ -64,6 +66,12 @@ def _replaced(node, folders: Mapping[str, str]):
 
 
 def _digest(path: str) -> str:
-    """Of the files; a digest that stands for a folder already stays."""
+    """Of the files, or of the text of a path that leads nowhere; a digest that stands for a folder
+    already stays."""
+    path = path.removeprefix(SCHEME)
     case = f"{SCHEME}{Path(path).expanduser()}"
-    return name_without_path(case) if Path(path).expanduser().exists() else f"{SCHEME}{path}"
+    if Path(path).expanduser().exists():
+        return name_without_path(case)
+    if re.fullmatch(rf"({NOWHERE})?[0-9a-f]{{12}}", path):
+        return f"{SCHEME}{path}"
+    return f"{SCHEME}{NOWHERE}{sha256(path.encode()).hexdigest()[:12]}"

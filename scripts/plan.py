@@ -6,31 +6,26 @@ output.dicom=true a folder dicom of CT, structures, plan and doses.
 """
 
 import sys
-import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from engine.dose.influence import InfluenceMatrix
-from engine.errors import PhysicsWarning
 from engine.evaluation.goals import RING
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.evaluation.scorecard import Goal, Scorecard, metrics_of
 from engine.geometry.delivery import DeliveryModel
-from engine.geometry.plan import Aperture, Beam, Plan
-from engine.io.dicom_fields import read_fields
+from engine.geometry.plan import Plan
 from engine.machine.ion import IonMachine
 from engine.optimization.problem import PlanningProblem, initial_weights
 from engine.parallel import set_threads
-from engine.patient.ct import override_material
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient, prescribed
 from engine.patient.structures import DoseStructures, on_grid, resample_fraction, ring
 from scripts import dicom_files, final_dose, plan_files
+from scripts.fields import refuse_foreign
 from scripts.judged import judged_on
 from scripts.patient_keys import patient_of
 from scripts.record import dose_progress, output_folder, save_record, solver_progress, stage
@@ -58,6 +53,7 @@ def run(cfg: DictConfig) -> float:
     if cfg.dicom:
         dicom_files.refuse_others(folder / DICOM)
 
+    refuse_foreign(cfg)
     with stage("Patient") as notes:
         patient = _patient(cfg)
         notes += _about_patient(patient)
@@ -113,72 +109,6 @@ def run(cfg: DictConfig) -> float:
 
     print(f"\n{patient.name}: {table}\n\nWritten to {folder}/")
     return table.total
-
-
-def fields(
-    gantry_deg: Sequence[float] | float,
-    couch_deg: Sequence[float] | float = 0.0,
-    air_gap_mm: Sequence[float] | float = 50.0,
-    range_shifter: Sequence[str | None] | str | None = None,
-    aperture: Sequence[dict | None] | dict | None = None,
-    from_plan: str | None = None,
-) -> tuple[Beam, ...]:
-    """One beam an angle (IEC 61217); what follows is one value for all fields, or a list.
-
-    ``range_shifter`` None leaves the choice to the spot settings; ``aperture`` holds the arguments
-    of an ``Aperture``. ``from_plan``, a file or folder of DICOM, has angles and isocenters in place
-    of those given.
-    """
-    directions = (
-        _of_angles(gantry_deg, couch_deg) if from_plan is None else _of_plan(Path(from_plan))
-    )
-    given = {"air_gap_mm": air_gap_mm, "range_shifter": range_shifter, "aperture": aperture}
-    listed = [_one_each(name, value, len(directions)) for name, value in given.items()]
-    return tuple(
-        replace(
-            beam, air_gap_mm=float(gap), range_shifter=shifter,
-            aperture=None if block is None else _aperture(block),
-        )
-        for beam, gap, shifter, block in zip(directions, *listed)
-    )  # fmt: skip
-
-
-def _of_angles(gantry_deg: Sequence[float] | float, couch_deg) -> list[Beam]:
-    gantry = [float(angle) for angle in np.atleast_1d(gantry_deg)]
-    couch = _one_each("couch_deg", couch_deg, len(gantry))
-    return [Beam(angle, couch_deg=float(c)) for angle, c in zip(gantry, couch)]
-
-
-def _of_plan(path: Path) -> Sequence[Beam]:
-    found = read_fields(path.expanduser())
-    if found.notes:
-        warnings.warn(f"fields of a plan: {'; '.join(found.notes)}.", PhysicsWarning, stacklevel=3)
-    return found.beams
-
-
-def _one_each(name: str, value: object, n_fields: int) -> list:
-    """One value for every field, from one for all or a list."""
-    values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
-    if len(values) not in (1, n_fields):
-        raise ValueError(
-            f"{name}={value} has {len(values)} entries for {n_fields} gantry angles; give one for "
-            "each field, or one for all."
-        )
-    return values * n_fields if len(values) == 1 else values
-
-
-def _aperture(arguments: dict) -> Aperture:
-    """From a configuration, whose lists become tuples; refuses a material that is unknown."""
-    keys = ", ".join(Aperture.__dataclass_fields__)
-    if not isinstance(arguments, Mapping):
-        raise ValueError(f"aperture={arguments!r} must be null, or hold {keys}.")
-    try:
-        opening = tuple(tuple(corner) for corner in arguments.get("opening_mm", ()))
-        block = Aperture(**{**arguments, "opening_mm": opening})
-        override_material(block.material)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"aperture={arguments} does not fit ({keys}): {error}") from error
-    return block
 
 
 def dose_grid(patient: Patient, spacing_mm: float) -> Grid:

@@ -18,6 +18,7 @@ from engine.evaluation.comparison import difference, sampled
 from engine.evaluation.gamma import Gamma
 from engine.evaluation.plan_evaluation import PlanEvaluation
 from engine.geometry.plan import Plan
+from engine.io.dicom_ct import position_on
 from engine.io.dicom_dataset import DicomError
 from engine.io.dicom_dose import DicomDose, read_dose
 from engine.io.dicom_folder import Entry, scan, short
@@ -99,7 +100,11 @@ def read(
         folder, linked.series.uid, linked.structures.uid, chosen.uid, **of_patient
     )
     read_machine = None if machine is None else load_machine(machine)
-    told = read_plan(chosen.path, read_machine, particles_per_mu, energy_within_mev, patient)
+    told = read_plan(
+        chosen.path, read_machine, particles_per_mu, energy_within_mev, patient,
+        position_on(linked.series.paths),
+    )  # fmt: skip
+    _refuse_elsewhere("plan", told.frame_uid, linked.series)
     belonging = found.belonging("dose", chosen)
     if dose is not None:
         belonging = (found.chosen("dose", dose),)
@@ -107,7 +112,7 @@ def read(
         found.chosen("dose", None, belonging)  # refuses, and lists what there is
     doses = {entry.uid: read_dose(entry.path) for entry in belonging}
     total, notes = _total(told, doses, belonging)
-    _refuse_elsewhere(total, linked.series)
+    _refuse_elsewhere("dose", total.frame_uid, linked.series)
     times = 1 if dose_of == COURSE else patient.n_fractions
     beams = {
         d.beam_numbers[0]: d.dose_gy * np.float32(times)
@@ -159,9 +164,12 @@ def compute(
     given: Given, engine: DoseEngine, quantity: Quantity
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Our dose of the course (nz, ny, nx) in Gy on the file's grid, and by beam number those of
-    the beams that the file has too; of an engine that counts particles the total alone."""
+    the beams that the file has too; of an engine that counts particles the total alone. Bixels are
+    as wide as the file's, whatever the engine's are."""
     patient, plan, grid = given.patient, given.plan.plan, given.dose.grid
     _refuse_mismatch(plan, engine, quantity)
+    if isinstance(engine, PhotonSvdEngine) and given.plan.bixel_mm is not None:
+        engine = replace(engine, bixel_mm=given.plan.bixel_mm)
     if quantity.rbe is None:  # a model of biology, whose doses of beams do not add up
         matrix = engine.influence(patient, plan, grid)
         done = final_dose.of_matrix(matrix, plan.weights, quantity)
@@ -245,11 +253,11 @@ def _total(
     return total, ["the doses of the beams are added up"]
 
 
-def _refuse_elsewhere(dose: DicomDose, series: Entry) -> None:
-    if dose.frame_uid and series.frames and dose.frame_uid not in series.frames:
+def _refuse_elsewhere(what: str, frame_uid: str, series: Entry) -> None:
+    if frame_uid and series.frames and frame_uid not in series.frames:
         raise DicomError(
-            "the dose lies in another frame of reference than the CT; choose another by "
-            "dicom.dose=…, or export them together."
+            f"the {what} lies in another frame of reference than the CT; choose another by "
+            f"dicom.{what}=…, or export them together."
         )
 
 

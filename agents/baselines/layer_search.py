@@ -49,7 +49,7 @@ class LayerSearch:
         view, terminal = ArcView.of(state.case), env.unwrapped.task.terminal
 
         planner = _remembering(state.case.planners[terminal])
-        anchors, tell = state.case.anchors, _teller(case, budget)
+        anchors, tell = state.case.anchors, _teller(state.case.case_id, budget)
 
         def planned(sequence: np.ndarray) -> float:
             chosen = state.case.chosen_for(view.as_choice(sequence), terminal)

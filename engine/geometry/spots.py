@@ -21,6 +21,7 @@ from engine.patient.ct import Calibration, SchneiderCalibration, rsp_volume
 from engine.patient.grid import Grid
 from engine.patient.patient import Patient
 
+FARTHEST_ISOCENTER_MM = 500.0  # from the box around the target
 RASTER_MM = 1.5  # pitch at which a layer's shadow is drawn to measure margins
 
 
@@ -243,7 +244,16 @@ def target_points(grid: Grid, mask: np.ndarray) -> np.ndarray:
 
 
 def centered(beam: Beam, points: np.ndarray) -> Beam:
-    """The beam with the centroid of points (n, 3) as its isocenter, unless it has one."""
+    """The beam with the centroid of points (n, 3) as its isocenter, unless it has one, which must
+    lie near them."""
     if beam.isocenter_mm is not None:
+        beyond = np.maximum(points.min(axis=0) - beam.isocenter_mm, 0.0)
+        beyond = np.maximum(beyond, np.subtract(beam.isocenter_mm, points.max(axis=0)))
+        if np.linalg.norm(beyond) > FARTHEST_ISOCENTER_MM:
+            raise ValueError(
+                f"isocenter_mm={tuple(beam.isocenter_mm)} of the beam at gantry "
+                f"{beam.gantry_deg:g}° lies {np.linalg.norm(beyond):.0f} mm from the target; up to "
+                f"{FARTHEST_ISOCENTER_MM:g} mm are placed. Is it of another patient?"
+            )
         return beam
     return replace(beam, isocenter_mm=tuple(float(c) for c in points.mean(axis=0)))

@@ -69,6 +69,11 @@ def read_ct(paths: Sequence[str | Path]) -> Ct:
     return Ct(stack.grid, hu, text(slices[0], "FrameOfReferenceUID"), tuple(notes))
 
 
+def position_on(paths: Sequence[str | Path]) -> str:
+    """How the patient lies on a series, such as HFS; "" where its first file does not tell."""
+    return text(read_header(paths[0], ("PatientPosition",)), "PatientPosition", "")
+
+
 def write_ct(patient: Patient, study: Study, folder: str | Path) -> list[Path]:
     """One file a slice from feet to head, CT numbers rounded to whole HU; their paths."""
     stored = np.rint(np.clip(patient.hu, MIN_HU, MAX_HU)).astype("<i2")

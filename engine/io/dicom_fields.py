@@ -10,13 +10,28 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from engine.geometry.plan import Beam
-from engine.io.dicom_dataset import DicomError, has, items, label, number, numbers, read_dataset
+from engine.io.dicom_dataset import (
+    DicomError,
+    items,
+    label,
+    number,
+    numbers,
+    read_dataset,
+    text,
+)
 from engine.io.dicom_folder import scan
-from engine.io.dicom_plan_parts import Setups, beam_sequence, refuse_tilts, treating_beams
+from engine.io.dicom_plan_parts import (
+    TILTS,
+    Setups,
+    beam_sequence,
+    refuse_full_turns,
+    refuse_moving,
+    refuse_tilts,
+    treating_beams,
+)
 
 POINTS = {"IonBeamSequence": "IonControlPointSequence", "BeamSequence": "ControlPointSequence"}
 STEADY = ("GantryAngle", "PatientSupportAngle", "IsocenterPosition")
-TILTS = ("GantryPitchAngle", "TableTopPitchAngle", "TableTopRollAngle")
 
 
 @dataclass(frozen=True)
@@ -24,12 +39,14 @@ class DicomFields:
     """Beams of a plan file with their isocenters, each direction once."""
 
     beams: tuple[Beam, ...]
+    frame_uid: str  # of reference; "": not told
     notes: tuple[str, ...]
 
 
-def read_fields(path: str | Path) -> DicomFields:
+def read_fields(path: str | Path, on_ct: str = "") -> DicomFields:
     """The directions that a plan treats from, of its file or of a folder in which it is the only
-    one. Range shifters and apertures are not taken.
+    one. Range shifters and apertures are not taken. ``on_ct`` is how the patient lies on the CT,
+    for plans that do not tell it.
 
     Raises ``DicomError`` of beams that turn or move while they treat, and of tilted ones.
     """
@@ -45,21 +62,17 @@ def read_fields(path: str | Path) -> DicomFields:
     dataset = read_dataset(path)
     sequence, notes = beam_sequence(dataset), []
     beams = treating_beams(dataset, sequence, notes)
-    setups = Setups.of(dataset, notes)
+    setups = Setups.of(dataset, notes, on_ct)
     found = [_field(beam, items(beam, POINTS[sequence]), setups) for beam in beams]
-    return DicomFields(tuple(dict.fromkeys(found)), tuple(notes))
+    frame_uid = text(dataset, "FrameOfReferenceUID", "")
+    return DicomFields(tuple(dict.fromkeys(found)), frame_uid, tuple(notes))
 
 
 def _field(beam: Dataset, points: list[Dataset], setups: Setups) -> Beam:
     if not points:
         raise DicomError(f"{label(beam)} has no control points; export the plan again.")
-    for keyword in STEADY:
-        told = [tuple(numbers(point, keyword)) for point in points if has(point, keyword)]
-        if len(set(told)) > 1:
-            raise DicomError(
-                f"{keyword} of {label(beam)} changes while it treats, from "
-                f"{_shown(told[0])} to {_shown(told[-1])}; directions of static beams are taken."
-            )
+    refuse_moving(beam, points, STEADY)
+    refuse_full_turns(beam, points)
     first = points[0]
     for point in points:
         refuse_tilts(point, TILTS)
@@ -67,6 +80,3 @@ def _field(beam: Dataset, points: list[Dataset], setups: Setups) -> Beam:
     isocenter = tuple(float(c) for c in numbers(first, "IsocenterPosition", 3))
     return Beam(seen.gantry_deg, isocenter, seen.couch_deg)
 
-
-def _shown(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:g}" for value in values)

@@ -24,11 +24,18 @@ from engine.io.dicom_dataset import (
     whole,
 )
 from engine.io.dicom_ion_beam_writing import block_scale, sources_mm, spot_fwhm_mm
-from engine.io.dicom_plan_parts import Part, Seen, Setups, refuse_devices, refuse_tilts
+from engine.io.dicom_plan_parts import (
+    TILTS,
+    Part,
+    Seen,
+    Setups,
+    refuse_devices,
+    refuse_moving,
+    refuse_tilts,
+)
 from engine.io.dicom_private import air_gap_mm
 from engine.machine.ion import IonMachine
 
-TILTS = ("GantryPitchAngle", "TableTopPitchAngle", "TableTopRollAngle")
 NOTHING = 1e-9  # of a beam's cumulative weight: what grows less is not delivered
 SUM_WITHIN = 2e-3  # of a control point's weights, from the growth of the cumulative weight
 WET_WITHIN_MM = 0.5  # of a range shifter's water-equivalent thickness
@@ -36,6 +43,7 @@ FARTHEST_MM = 1000.0  # of a spot from the isocenter
 NOTED_FROM = 0.1  # relative difference of spot sizes and of virtual sources
 DEFAULT_GAP_MM = 50.0
 LARGEST_TURN_DEG = 10.0  # while one control point is delivered
+STILL = ("PatientSupportAngle", "IsocenterPosition")  # while a control point is delivered
 KEPT = (
     "NominalBeamEnergy", "GantryAngle", "PatientSupportAngle", "IsocenterPosition",
     "RangeShifterSettingsSequence", "ScanSpotPositionMap", "ScanSpotMetersetWeights",
@@ -122,6 +130,8 @@ def read_ion_beam(
         refuse_tilts(point, TILTS)
         if grown <= NOTHING * reached[-1]:
             continue
+        for keyword in STILL:
+            refuse_moving(beam, [kept.of(keyword), following], [keyword])
         seen = _seen(beam, kept, following, setups, reading)
         direction = _direction(beam, kept, seen, aperture, reading)
         rows = _spots(kept, grown, reading)

@@ -18,9 +18,11 @@ from engine.io.dicom_folder import SHOWN_UNREADABLE, DicomFolder, Entry, scan
 from engine.io.dicom_plan import prescription
 from engine.io.dicom_structures import Roi, StructureSet, empty_mask
 from engine.io.structure_names import EXTERNAL, Patterns, dose_in_name_gy, mapped
+from engine.patient.grid import Grid
 from engine.patient.patient import ROLES, Patient, Role, Structure
 from engine.patient.structures import external_from_hu
 
+FEW_VOXELS = 20_000  # of a mask: larger ones are off by less than 0.5 % of their volume
 MOST_OFF = 0.01  # share of a structure off the CT or the body that is not told
 TARGET_KINDS = ("PTV", "CTV", "ITV", "GTV")  # the first of these that is there is treated
 
@@ -282,7 +284,10 @@ def _drawn(
         off = drawn.share_off(ct.grid)
         if off > MOST_OFF:
             notes.append(f"{100 * off:.0f} % of {wanted.roi.name!r} lies off the CT")
-        yield _Drawn(Structure(wanted.name, mask, wanted.role, wanted.roi.material), window)
+        n_voxels = np.count_nonzero(mask[window])
+        partial = drawn.partial_on(ct.grid) if n_voxels < FEW_VOXELS else None
+        structure = Structure(wanted.name, mask, wanted.role, wanted.roi.material, partial)
+        yield _Drawn(structure, window)
 
 
 def _with_external(found: list[_Drawn], ct: Ct, notes: list[str]) -> list[Structure]:
@@ -294,10 +299,10 @@ def _with_external(found: list[_Drawn], ct: Ct, notes: list[str]) -> list[Struct
         else Structure(EXTERNAL, external_from_hu(ct.hu, ct.grid), "external")
     )
     others = [drawn for drawn in found if drawn.structure is not external]
-    return [external, *(_in_body(drawn, external, notes) for drawn in others)]
+    return [external, *(_in_body(drawn, external, ct.grid, notes) for drawn in others)]
 
 
-def _in_body(drawn: _Drawn, external: Structure, notes: list[str]) -> Structure:
+def _in_body(drawn: _Drawn, external: Structure, grid: Grid, notes: list[str]) -> Structure:
     """A structure, clipped to the external if it is a target; a note of what lies off it."""
     structure, window = drawn.structure, drawn.window
     if structure.role not in ("target", "organ"):
@@ -317,7 +322,10 @@ def _in_body(drawn: _Drawn, external: Structure, notes: list[str]) -> Structure:
         )
     mask = empty_mask(structure.mask.shape)
     mask[window] = inside
-    return replace(structure, mask=mask)
+    partial = structure.partial
+    if partial is not None:
+        partial = replace(partial, share=partial.share * external.mask[partial.cut_of(grid)])
+    return replace(structure, mask=mask, partial=partial)
 
 
 def _refuse_unknown_roles(roles: Mapping[str, Role]) -> None:

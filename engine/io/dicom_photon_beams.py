@@ -11,23 +11,24 @@ from engine.geometry.plan import Beam
 from engine.io.dicom_dataset import DicomError, has, items, label, number, numbers, text, whole
 from engine.io.dicom_plan_parts import (
     LEVEL_WITHIN_DEG,
+    TILTS,
     Part,
     Seen,
     Setups,
     refuse_devices,
+    refuse_full_turns,
+    refuse_moving,
     refuse_tilts,
 )
 from engine.machine.ion import IonMachine
 from engine.machine.photon import PhotonMachine
 
-TILTS = (
-    "BeamLimitingDeviceAngle", "GantryPitchAngle", "TableTopPitchAngle", "TableTopRollAngle",
-    "TableTopEccentricAngle",
-)  # fmt: skip
 STEADY = (
-    "NominalBeamEnergy", "PatientSupportAngle", "BeamLimitingDeviceAngle", "IsocenterPosition",
+    "GantryAngle", "NominalBeamEnergy", "PatientSupportAngle", "BeamLimitingDeviceAngle",
+    "IsocenterPosition",
 )  # fmt: skip
 ENERGY_WITHIN_MV = 0.5
+SQUARE_WITHIN_MM = 1e-3
 EDGE_WITHIN_MM = 0.1  # of a pixel that reaches under a jaw
 MAPS = "CompensatorTransmissionData"
 
@@ -48,13 +49,13 @@ def read_photon_beam(
         notes.append("beams without a flattening filter are computed with one")
     seen = setups.seen(beam, number(first, "GantryAngle"), number(first, "PatientSupportAngle"))
     isocenter = tuple(float(c) for c in numbers(first, "IsocenterPosition", 3))
-    rows = _bixels(_map(beam, first))
+    rows, bixel_mm = _bixels(_map(beam, first))
     _refuse_hidden(rows, first)
     _refuse_turned(seen, beam)
     rows[:, 2], rows[:, 1] = seen.places(rows[:, 2], rows[:, 1])
     rows[:, 3] *= meterset
     beam_of_ours = Beam(seen.gantry_deg, isocenter, seen.couch_deg)
-    return [Part(beam_of_ours, whole(beam, "BeamNumber"), rows)]
+    return [Part(beam_of_ours, whole(beam, "BeamNumber"), rows, bixel_mm=bixel_mm)]
 
 
 def _refuse_unknown(beam: Dataset, first: Dataset, machine: IonMachine | PhotonMachine) -> None:
@@ -74,22 +75,13 @@ def _refuse_unknown(beam: Dataset, first: Dataset, machine: IonMachine | PhotonM
     if unit != "MU":
         raise DicomError(f"PrimaryDosimeterUnit of {label(beam)} is {unit!r}; MU is read.")
     refuse_devices(beam, ("Wedges", "Boli", "Blocks"))
-    refuse_tilts(first, TILTS)
+    refuse_tilts(first, (*TILTS, "BeamLimitingDeviceAngle"))
 
 
 def _refuse_moving(beam: Dataset, points: list[Dataset]) -> None:
     """Beams that change while they treat: only the first control point is computed."""
-    turning = {number(p, "GantryAngle") for p in points if has(p, "GantryAngle")}
-    if len(turning) > 1:
-        raise DicomError(
-            f"{label(beam)} turns about the patient, from {min(turning):g}° to {max(turning):g}° "
-            f"at {len(points)} control points; static beams are computed."
-        )
-    for keyword in STEADY:
-        if len({tuple(numbers(p, keyword)) for p in points if has(p, keyword)}) > 1:
-            raise DicomError(
-                f"{keyword} of {label(beam)} changes while it treats; static beams are computed."
-            )
+    refuse_moving(beam, points, STEADY)
+    refuse_full_turns(beam, points)
     if len({_jaws_mm(p) for p in points} - {()}) > 1:
         raise DicomError(
             f"the jaws of {label(beam)} move while it treats; static beams are computed."
@@ -124,8 +116,9 @@ def _map(beam: Dataset, first: Dataset) -> Dataset:
     )
 
 
-def _bixels(compensator: Dataset) -> np.ndarray:
-    """Rows (n, 4) of 0, v, u and transmission of the pixels that let anything through."""
+def _bixels(compensator: Dataset) -> tuple[np.ndarray, float]:
+    """Rows (n, 4) of 0, v, u and transmission of the pixels that let anything through, and how
+    wide they are."""
     shape = whole(compensator, "CompensatorRows"), whole(compensator, "CompensatorColumns")
     if min(shape) < 1:
         raise DicomError(f"{label(compensator)} has {shape[0]} × {shape[1]} pixels.")
@@ -136,12 +129,18 @@ def _bixels(compensator: Dataset) -> np.ndarray:
             "0 or more, and let something through."
         )
     between_rows, between_columns = numbers(compensator, "CompensatorPixelSpacing", 2)
+    if not between_rows > 0.0 or abs(between_columns - between_rows) > SQUARE_WITHIN_MM:
+        raise DicomError(
+            f"CompensatorPixelSpacing of {label(compensator)} is {between_rows:g} × "
+            f"{between_columns:g} mm; square pixels are computed."
+        )
     u0, v0 = numbers(compensator, "CompensatorPosition", 2)
     row, column = np.nonzero(pixels)
-    return np.column_stack([
+    rows = np.column_stack([
         np.zeros(len(row)), v0 - between_rows * row, u0 + between_columns * column,
         pixels[row, column],
     ])  # fmt: skip
+    return rows, float(between_rows)
 
 
 def _refuse_turned(seen: Seen, beam: Dataset) -> None:

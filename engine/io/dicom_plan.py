@@ -54,8 +54,9 @@ class DicomPlan:
     n_fractions: int | None  # None: not told
     uid: str
     structures_uid: str  # "": none
-    frame_uid: str
+    frame_uid: str  # of reference; "": not told
     notes: tuple[str, ...]
+    bixel_mm: float | None = None  # width of the bixels of photons
 
 
 def read_plan(
@@ -64,6 +65,7 @@ def read_plan(
     particles_per_mu: float | Mapping[float, float] | None = None,
     energy_within_mev: float = ENERGY_WITHIN_MEV,
     patient: Patient | None = None,
+    on_ct: str = "",
 ) -> DicomPlan:
     """The plan of an RT Ion Plan or RT Plan file, for ``machine``.
 
@@ -71,7 +73,8 @@ def read_plan(
     Energies are the machine's nearest, within ``energy_within_mev``. ``particles_per_mu`` is one
     number, or {MeV: number} between which is interpolated; files that count particles need none.
     With the ``patient`` a range shifter's distance from the skin is measured where the file does
-    not hold it. Raises ``DicomError`` of anything that cannot be computed.
+    not hold it; ``on_ct`` is the PatientPosition of the CT, for files that tell none. Raises
+    ``DicomError`` of anything that cannot be computed.
     """
     dataset = read_dataset(path)
     sequence = beam_sequence(dataset)
@@ -82,7 +85,8 @@ def read_plan(
     if n_machines > 1:
         notes.append(f"the file's beams are of {n_machines} machines; computed with {machine.name}")
     reading = IonReading(machine, particles_per_mu, energy_within_mev, notes)
-    parts = _parts(dataset, beams, sequence == "IonBeamSequence", reading)
+    setups = Setups.of(dataset, notes, on_ct)
+    parts = _parts(dataset, beams, setups, sequence == "IonBeamSequence", reading)
     return DicomPlan(
         plan=_with_skin(_assembled(machine, parts), parts, patient, notes),
         beam_numbers=tuple(part.beam_number for part in parts),
@@ -91,6 +95,7 @@ def read_plan(
         structures_uid=_structures_uid(dataset),
         frame_uid=text(dataset, "FrameOfReferenceUID", ""),
         notes=tuple(dict.fromkeys(notes)),
+        bixel_mm=_bixel_mm(parts, label(dataset)),
     )
 
 
@@ -105,10 +110,10 @@ def prescription(dataset: Dataset) -> tuple[dict[int, float], int | None]:
 
 
 def _parts(
-    dataset: Dataset, beams: list[Dataset], are_ions: bool, reading: IonReading
+    dataset: Dataset, beams: list[Dataset], setups: Setups, are_ions: bool, reading: IonReading
 ) -> list[Part]:
     """What is delivered from every direction of every beam."""
-    setups, (metersets, _) = Setups.of(dataset, reading.notes), _fractions(dataset)
+    metersets, _ = _fractions(dataset)
     parts: list[Part] = []
     for beam in beams:
         meterset = _meterset(metersets, whole(beam, "BeamNumber"), dataset)
@@ -175,6 +180,17 @@ def _machine_of(beam: Dataset, notes: list[str]) -> IonMachine | PhotonMachine:
         )
     notes.append(f"the file's machine is unknown here; computed with {generic}")
     return load_machine(generic)
+
+
+def _bixel_mm(parts: list[Part], where: str) -> float | None:
+    """The one width of all bixels; None of ions."""
+    widths = sorted({part.bixel_mm for part in parts if part.bixel_mm is not None})
+    if len(widths) > 1:
+        raise DicomError(
+            f"the fluence maps of {where} have pixels of {widths[0]:g} to {widths[-1]:g} mm; "
+            "plans with pixels of one width are computed."
+        )
+    return widths[0] if widths else None
 
 
 def _structures_uid(dataset: Dataset) -> str:

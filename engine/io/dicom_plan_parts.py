@@ -1,6 +1,7 @@
 """What plan files of ions and photons share: which beams treat, how the patient lies, and where
 beams come from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from pydicom.uid import RTIonPlanStorage, RTPlanStorage
 
 from engine.geometry.coordinates import beam_angles, beam_frame
 from engine.geometry.plan import Beam
-from engine.io.dicom_dataset import DicomError, items, label, number, text, whole
+from engine.io.dicom_dataset import DicomError, has, items, label, number, numbers, text, whole
 
 # Degrees from lying head first, supine: about the long axis, towards the right side, and then about
 # the vertical axis, which turning the couch is as well.
@@ -19,6 +20,10 @@ LYING = {
 }  # fmt: skip
 DECIMALS = 9  # of angles: one direction is one beam, however it was rounded
 LEVEL_WITHIN_DEG = 0.01
+STILL_WITHIN = 0.1  # mm of an isocenter, MV of an energy
+TILTS = (
+    "GantryPitchAngle", "TableTopPitchAngle", "TableTopRollAngle", "TableTopEccentricAngle",
+)  # fmt: skip
 BEAMS = {RTIonPlanStorage: "IonBeamSequence", RTPlanStorage: "BeamSequence"}
 
 
@@ -31,6 +36,7 @@ class Part:
     beam_number: int
     rows: np.ndarray
     no_gap: bool = False  # the file does not tell how far the range shifter is from the skin
+    bixel_mm: float | None = None  # width of the bixels, of photons
 
     def sorted_rows(self) -> np.ndarray:
         """By falling energy, rising v, rising u, in float32; spots at one place are added up."""
@@ -61,31 +67,39 @@ class Seen:
 
 @dataclass(frozen=True)
 class Setups:
-    """How the patient lies, by the number of the patient setup; None for all that name none."""
+    """How the patient lies, by the number of the patient setup, of which there is none in a plan
+    that does not tell it; ``otherwise`` is of beams that name none."""
 
-    position: dict[int | None, str]
+    position: dict[int, str]
+    otherwise: str | None
 
     @classmethod
-    def of(cls, dataset: Dataset, notes: list[str]) -> "Setups":
-        found = {
-            whole(item, "PatientSetupNumber"): text(item, "PatientPosition", "")
-            for item in items(dataset, "PatientSetupSequence")
-        }
+    def of(cls, dataset: Dataset, notes: list[str], on_ct: str = "") -> "Setups":
+        """Those of a plan; ``on_ct`` is how the patient lies on the CT, for a plan that tells
+        nothing."""
+        setups = items(dataset, "PatientSetupSequence")
+        numbers = [whole(item, "PatientSetupNumber") for item in setups]
+        refuse_doubles(numbers, "PatientSetupSequence", dataset, "setup")
+        found = {n: text(s, "PatientPosition", "") for n, s in zip(numbers, setups)}
         told = sorted({position for position in found.values() if position})
         if not told:
-            notes.append("the file does not say how the patient lies; head first, supine, is taken")
-        if len(told) > 1:
-            return cls(found)
-        return cls({None: told[0] if told else "HFS"} | {n: p for n, p in found.items() if p})
+            taken = on_ct or "HFS"
+            as_ = "as on the CT" if on_ct else "head first, supine"
+            notes.append(f"the file does not say how the patient lies; {as_}, is taken")
+            return cls({}, taken)
+        if on_ct and told != [on_ct]:
+            notes.append(f"the patient lies {', '.join(told)} in the plan, {on_ct} on the CT")
+        return cls(found, told[0] if len(told) == 1 else None)
 
     def seen(self, beam: Dataset, gantry: float, couch: float) -> "Seen":
         """The same beam as seen by a patient who lies head first, supine."""
         at = whole(beam, "ReferencedPatientSetupNumber", None)
-        position = self.position.get(at) or self.position.get(None)
+        named = at is not None and self.position
+        position = self.position.get(at, "not there") if named else self.otherwise
         if position not in LYING:
             raise DicomError(
-                f"PatientPosition for {label(beam)} is {position!r}; beams are computed for "
-                f"{', '.join(LYING)}."
+                f"PatientPosition for {label(beam)}, setup {at}, is {position!r}; beams are "
+                f"computed for {', '.join(LYING)}."
             )
         about_long, about_vertical = LYING[position]
         couch = (couch + about_vertical + 180.0) % 360.0 - 180.0
@@ -130,14 +144,45 @@ def treating_beams(dataset: Dataset, sequence: str, notes: list[str]) -> list[Da
     return treating
 
 
-def refuse_doubles(numbers: list[int], sequence: str, dataset: Dataset) -> None:
+def refuse_doubles(
+    numbers: list[int], sequence: str, dataset: Dataset, what: str = "beam"
+) -> None:
     """A beam that is there twice would be delivered twice."""
     for at in numbers:
         if numbers.count(at) > 1:
             raise DicomError(
-                f"{sequence} of {label(dataset)} has beam {at} {numbers.count(at)} times; export "
+                f"{sequence} of {label(dataset)} has {what} {at} {numbers.count(at)} times; export "
                 "the plan again."
             )
+
+
+def refuse_full_turns(beam: Dataset, points: list[Dataset]) -> None:
+    """A gantry that turns until the next control point and stands where it stood went all round:
+    ``GantryRotationDirection`` tells that from one that does not turn (PS3.3 C.8.8.14)."""
+    for point in points[:-1]:
+        direction = text(point, "GantryRotationDirection", "NONE")
+        if direction in ("CW", "CC"):
+            raise DicomError(
+                f"the gantry of {label(beam)} turns {direction} while it treats; static beams are "
+                "read, whose GantryRotationDirection is NONE."
+            )
+
+
+def refuse_moving(beam: Dataset, points: list[Dataset], keywords: Iterable[str]) -> None:
+    """Angles and places that the control points tell must stay as they are."""
+    for keyword in keywords:
+        told = [numbers(point, keyword) for point in points if has(point, keyword)]
+        is_angle, first = keyword.endswith("Angle"), told[0] if told else None
+        for values in told[1:]:
+            if len(values) != len(first):
+                raise DicomError(f"{keyword} of {label(beam)} has {len(values)} values.")
+            off = values - first
+            off = (off + 180.0) % 360.0 - 180.0 if is_angle else off
+            if np.abs(off).max() > (LEVEL_WITHIN_DEG if is_angle else STILL_WITHIN):
+                raise DicomError(
+                    f"{keyword} of {label(beam)} changes while it treats, from {_shown(first)} to "
+                    f"{_shown(values)}; static beams are read."
+                )
 
 
 def refuse_tilts(point: Dataset, keywords: tuple[str, ...]) -> None:
@@ -159,3 +204,7 @@ def refuse_devices(beam: Dataset, names: tuple[str, ...]) -> None:
             raise DicomError(
                 f"{label(beam)} has {n} {name.lower()}, which cannot be computed here."
             )
+
+
+def _shown(values: np.ndarray) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -41,7 +41,7 @@ from engine.io.dicom_dataset import (
 from engine.io.dicom_image import POSITION_WITHIN_MM
 from engine.io.dicom_study import line
 from engine.patient.grid import Grid
-from engine.patient.patient import Role
+from engine.patient.patient import PartialVolume, Role
 from engine.patient.structures import distance_mm
 from engine.patient.tissues import MATERIALS
 
@@ -123,6 +123,11 @@ class ContouredStructure:
         for k, covered in self._slices(grid):
             fraction[k][covered.window] = covered.share
         return fraction
+
+    def partial_on(self, grid: Grid) -> PartialVolume:
+        """Shares of a grid's voxels on the part around the structure."""
+        part = grid.part(self.window_on(grid))
+        return PartialVolume(part, self.fraction_on(part))
 
     def mask_on(self, grid: Grid) -> np.ndarray:
         """Voxels of a grid that lie at least half inside the structure, (nz, ny, nx)."""

@@ -94,9 +94,13 @@ class Grid:
             hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
             pad = int(np.ceil(margin_mm / s))
             cut.append(slice(max(0, hit[0] - pad), min(n, hit[-1] + 1 + pad)))
+        return self.part(tuple(cut)), tuple(cut)
+
+    def part(self, cut: tuple[slice, slice, slice]) -> "Grid":
+        """The grid of the voxels that slices (z, y, x) with a start and a stop cut out."""
         shape = tuple(c.stop - c.start for c in cut)
         origin = tuple(o + c.start * s for o, c, s in zip(self.origin_mm, cut, self.spacing_mm))
-        return Grid(shape, self.spacing_mm, origin), tuple(cut)
+        return Grid(shape, self.spacing_mm, origin)
 
 
 def _triple(name: str, value, kind) -> tuple:

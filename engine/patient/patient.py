@@ -19,17 +19,34 @@ def without_side(name: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
+class PartialVolume:
+    """The share (nz, ny, nx) float32 of every voxel that lies inside a structure, on the part of
+    the CT's grid around it."""
+
+    grid: Grid
+    share: np.ndarray
+
+    def cut_of(self, whole: Grid) -> tuple[slice, ...]:
+        """Where it lies on the CT's grid."""
+        apart_mm = np.subtract(self.grid.origin_mm, whole.origin_mm)
+        first = np.rint(apart_mm / np.array(whole.spacing_mm)).astype(int).tolist()
+        return tuple(slice(a, a + n) for a, n in zip(first, self.grid.shape))
+
+
+@dataclass(frozen=True, eq=False)
 class Structure:
     """A named region, TG-263 name, boolean mask (nz, ny, nx).
 
     ``material`` overrides the CT inside the mask with a material of
-    ``engine.patient.tissues.MATERIALS`` ("water" for a water tank).
+    ``engine.patient.tissues.MATERIALS`` ("water" for a water tank). ``partial`` tells more than the
+    mask of a structure of few voxels, whose contours are known: doses are judged by it.
     """
 
     name: str
     mask: np.ndarray
     role: Role
     material: str | None = None
+    partial: PartialVolume | None = None
 
     def __post_init__(self):
         if self.role not in ROLES:

@@ -5,7 +5,7 @@ surface, negative inside. The edge of the image is not a surface: a body cut by 
 goes on beyond it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from engine.patient import _kernels
 from engine.patient.grid import Grid
-from engine.patient.patient import Patient, Role
+from engine.patient.patient import Patient, Role, Structure
 
 RING = "zRing"  # normal tissue around the targets; TG-263 marks planning helpers with a z
 _N_BINS = 1025
@@ -126,16 +126,27 @@ def resample_fraction(mask: np.ndarray, grid_from: Grid, grid_to: Grid) -> np.nd
     trilinearly interpolated mask whose volume is the mask's own.
     """
     mask = _checked(mask, grid_from)
-    fraction = np.zeros(grid_to.shape, dtype=np.float32)
     if not mask.any():
-        return fraction
+        return np.zeros(grid_to.shape, dtype=np.float32)
     part, cut = grid_from.cropped(mask, 2 * max(grid_from.spacing_mm))
+    coarser = all(t >= f * (1 - 1e-6) for t, f in zip(grid_to.spacing_mm, part.spacing_mm))
+    return _resampled(mask[cut].astype(np.float32), part, grid_to, _overlap if coarser else _smooth)
+
+
+def structure_fraction(structure: Structure, grid_from: Grid, grid_to: Grid) -> np.ndarray:
+    """Share of every voxel of ``grid_to`` inside a structure, (nz, ny, nx) float32: by its partial
+    volumes, spread evenly in a voxel, or else as ``resample_fraction`` of its mask."""
+    if structure.partial is None:
+        return resample_fraction(structure.mask, grid_from, grid_to)
+    return _resampled(structure.partial.share, structure.partial.grid, grid_to, _overlap)
+
+
+def _resampled(field: np.ndarray, part: Grid, grid_to: Grid, resample: Callable) -> np.ndarray:
+    """Shares of one grid on another, which may lie elsewhere."""
+    fraction = np.zeros(grid_to.shape, dtype=np.float32)
     window = _covered(grid_to, part)
     if any(w.stop <= w.start for w in window):
         return fraction
-    field = mask[cut].astype(np.float32)
-    coarser = all(t >= f * (1 - 1e-6) for t, f in zip(grid_to.spacing_mm, part.spacing_mm))
-    resample = _overlap if coarser else _smooth
     fraction[window] = resample(field, part, grid_to, window)
     return fraction
 
@@ -145,7 +156,7 @@ def on_grid(patient: Patient, grid: Grid) -> DoseStructures:
     structures = patient.structures.values()
     return DoseStructures(
         grid,
-        {s.name: resample_fraction(s.mask, patient.grid, grid) for s in structures},
+        {s.name: structure_fraction(s, patient.grid, grid) for s in structures},
         {s.name: s.role for s in structures},
     )
 

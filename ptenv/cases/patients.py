@@ -20,12 +20,17 @@ SITES = ("head-and-neck", "nasopharynx")  # of procedural patients
 SCHEMES = ("openkbp", "dicom")  # of patients that are read from files
 KEYS_FILE = "patient.yaml"  # beside DICOM files
 KNOWN = "'head-and-neck-NUMBER', 'nasopharynx-NUMBER', 'openkbp:PATH' or 'dicom:FOLDER'"
+DICOM_READING = 2  # counted up where the same files give another patient than before
 PROCEDURAL = re.compile(rf"({'|'.join(SITES)})-(\d+)")
 
 
 def patient_content(patient: str) -> str:
     """What stands for a patient in a key: its name says all, or the hash of its files."""
-    return patient if PROCEDURAL.fullmatch(patient) else digest_of_files(_files(patient)[1])
+    if PROCEDURAL.fullmatch(patient):
+        return patient
+    scheme, path = _files(patient)
+    digest = digest_of_files(path)
+    return f"{digest}, reading {DICOM_READING}" if scheme == "dicom" else digest
 
 
 def name_without_path(patient: str) -> str:

@@ -1,5 +1,9 @@
 """``ptenv export`` from the command line to its folder of DICOM files."""
 
+import re
+import sys
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
@@ -9,6 +13,9 @@ from engine.io.dicom_dose import read_dose
 from engine.io.dicom_patient import read_patient
 from engine.io.dicom_plan import read_plan
 from scripts import cli, plan_files
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine" / "io"))
+from plan_samples import item, leaves, photon_plan, written  # noqa: E402
 
 TANK = ("patient=water_tank", "patient.size_mm=[60,120,60]", "patient.spacing_mm=4",
         "patient.target_size_mm=20")  # fmt: skip
@@ -165,3 +172,27 @@ def test_a_new_plan_takes_the_directions_of_one_that_leaves_shape(planned, tmp_p
     assert [(b.gantry_deg, b.couch_deg) for b in new] == [(b.gantry_deg, b.couch_deg) for b in old]
     np.testing.assert_allclose([b.isocenter_mm for b in new], [b.isocenter_mm for b in old])
     assert str(tmp_path / "study") not in (tmp_path / "new" / "config.yaml").read_text()
+
+
+def test_directions_of_another_patient_are_refused(tmp_path, capsys):
+    """By the frame of reference, and by the position that the CT alone tells."""
+    study = tmp_path / "study"
+    assert export(*TANK, f"output={study}") == 0
+    of_protons = ["patient=dicom", f"patient.path={study}", "n_fractions=20", "dose_grid_mm=6"]
+    call = ["plan", *of_protons, f"geometry.beams.from_plan={tmp_path / 'fields.dcm'}"]
+    beam = leaves()
+    for change, said in (
+        (dict(FrameOfReferenceUID="1.2.3"), "another frame of reference"),
+        (dict(PatientSetupSequence=[]), "does not say how the patient lies, .* it lies HFP"),
+    ):
+        plan = photon_plan(beam)
+        plan.FrameOfReferenceUID = pydicom.dcmread(study / "RTPLAN.dcm").FrameOfReferenceUID
+        plan.update(item(**change))
+        written(plan, tmp_path).rename(tmp_path / "fields.dcm")
+        if "PatientSetupSequence" in change:
+            for path in study.glob("CT_*.dcm"):
+                slice_ = pydicom.dcmread(path)
+                slice_.PatientPosition = "HFP"
+                slice_.save_as(path)
+        assert cli.main([*call, f"output={tmp_path / 'out'}"]) == 2
+        assert re.search(said, capsys.readouterr().err)

@@ -50,6 +50,17 @@ def test_what_was_replaced_stays_as_it_is(folder):
     assert nameless(nameless(cfg)) == nameless(cfg)
 
 
+def test_a_folder_that_is_not_there_is_not_named_either(tmp_path):
+    cfg = OmegaConf.create({
+        "patient": {"_target_": READER, "path": str(tmp_path / "Doe_Jane")},
+        "beams": {"from_plan": str(tmp_path / "Doe_Jim.dcm")}, "cases": ["dicom:Doe_Joe"],
+    })  # fmt: skip
+    kept = nameless(cfg)
+    assert "Doe" not in OmegaConf.to_yaml(kept)
+    assert len({kept.patient.path, kept.beams.from_plan, kept.cases[0]}) == 3
+    assert nameless(kept) == kept
+
+
 def test_other_configurations_stay_whole():
     cfg = OmegaConf.create({"patient": {"_target_": "f", "path": "x"}, "plan": "x", "case": "x"})
     assert dicom_folders(OmegaConf.to_container(cfg)) == {}

@@ -15,7 +15,7 @@ from engine.machine.library import load_machine
 from engine.patient.phantoms import water_tank
 from engine.patient.structures import on_grid
 from scripts import cli, final_dose, record
-from scripts.plan import fields
+from scripts.fields import fields
 
 FILES = {
     "plan.json", "dose.npz", "dose_wash.png", "dvh.csv", "dvh.png", "scorecard.txt",

@@ -32,6 +32,8 @@ PLANS = {
     "carbon": ("machine=generic_carbon", "geometry=one_field",
                "geometry.settings.spot_spacing_mm=8"),
     "photons": ("experiment=photons", "geometry.beams.gantry_deg=[0,90]"),
+    "wide bixels": ("experiment=photons", "geometry.beams.gantry_deg=[0,90]",
+                    "geometry.bixel_mm=10", "dose.bixel_mm=10"),
 }  # fmt: skip
 
 
@@ -98,6 +100,7 @@ def refused(capsys, tmp_path, folder, *arguments) -> str:
     [
         ("protons", {}, (1, 2), 1.1), ("arc", {}, (1, 2, 3), 1.1),
         ("photons", dict(engine=PhotonSvdEngine()), (1, 2), 1.0),
+        ("wide bixels", dict(engine=PhotonSvdEngine()), (1, 2), 1.0),
         ("carbon", dict(quantity=CHORDOMA_DOSE, biology=CHORDOMA), (1,), None),
     ],
 )  # fmt: skip
@@ -278,6 +281,18 @@ def test_the_command_refuses_in_its_own_words(planned, tmp_path, capsys):
     assert f"plan='{tmp_path / 'nowhere'}' is no folder" in said
 
 
+def test_a_plan_that_does_not_say_how_the_patient_lies_is_computed_as_on_the_ct(changed):
+    def silent(dataset):
+        dataset.PatientSetupSequence[0].PatientPosition = ""
+
+    def prone(dataset):
+        dataset.PatientPosition = "HFP"
+
+    slices = {f"CT_{k:04}": prone for k in range(1, 16)}
+    given = validate_plan.read(changed(RTPLAN=silent, **slices))
+    assert [beam.gantry_deg for beam in given.plan.plan.beams] == [180.0, 0.0]
+
+
 def test_structure_sets_whose_ct_is_elsewhere_are_told_of(changed):
     folder = changed()
     dataset = pydicom.dcmread(folder / "RTSTRUCT.dcm")
@@ -301,6 +316,10 @@ def test_a_plan_and_a_reference_are_not_compared_at_once(planned, tmp_path, caps
         (dict(RTDOSE=None, RTDOSE_beam_1=None, RTDOSE_beam_2=None), "no dose in the folder"),
         (dict(RTDOSE=None, RTDOSE_beam_2=None), "beams do not make it up"),
         (dict(RTPLAN=None), "no plan in the folder"),
+        (
+            dict(RTPLAN=lambda d: setattr(d, "FrameOfReferenceUID", "1.2.3")),
+            "the plan lies in another frame of reference",
+        ),
         (dict(RTDOSE=lambda d: setattr(d, "FrameOfReferenceUID", "1.2.3")), "frame of reference"),
         (dict(RTDOSE=lambda d: setattr(d, "ImagePositionPatient", [900] * 3)), "zero in the body"),
         (

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+from engine.geometry.bixels import place_bixels
 from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam
 from engine.geometry.rays import project_voxels, radiological_depth
@@ -205,6 +206,15 @@ def test_without_range_shifters_a_shallow_target_is_left_uncovered(machine):
     plan = place_spots(shallow(0.0), machine, [Beam(0.0)], SpotSettings(range_shifter=None))
     assert plan.beams[0].range_shifter is None
     assert covered(plan, shallow(0.0), 0).mean() < 0.6
+
+
+@pytest.mark.parametrize("place", [place_spots, place_bixels])
+def test_an_isocenter_far_from_the_target_is_refused(tank, place):
+    """A plan of another patient; a raster seen from near the source would fill the memory."""
+    name = "generic_proton" if place is place_spots else "generic_photon"
+    beam = Beam(0.0, isocenter_mm=(0.0, 1000.0, 0.0))
+    with pytest.raises(ValueError, match="mm from the target"):
+        place(tank, load_machine(name), [beam])
 
 
 def test_the_isocenter_is_the_targets_centroid_or_what_the_beam_says(tank, machine):

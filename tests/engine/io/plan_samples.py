@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import RTIonPlanStorage
+from pydicom.uid import RTIonPlanStorage, RTPlanStorage
 
 from engine.geometry.plan import Beam, Plan
 from engine.io.dicom_study import save
@@ -105,3 +105,29 @@ def foreign_plan(*beams: Dataset, metersets=(80.0,), position: str = "HFS") -> D
 
 def written(dataset: Dataset, folder: Path) -> Path:
     return save(dataset, folder / "RTPLAN.dcm")
+
+
+def _point(**more):
+    return item(ControlPointIndex=0, CumulativeMetersetWeight=0.0, **more)
+
+
+def leaves(number=1, gantry=40.0, couch=0.0, kind="TREATMENT", **later):
+    """A photon beam of a multileaf collimator, without a fluence map."""
+    first = _point(
+        GantryAngle=gantry, PatientSupportAngle=couch, IsocenterPosition=list(ISOCENTER),
+        BeamLimitingDeviceAngle=30.0,
+        BeamLimitingDevicePositionSequence=[
+            item(RTBeamLimitingDeviceType="MLCX", LeafJawPositions=[-20.0, 20.0])
+        ],
+    )  # fmt: skip
+    return item(
+        BeamNumber=number, RadiationType="PHOTON", TreatmentDeliveryType=kind,
+        ControlPointSequence=[first, _point(**later)],
+    )  # fmt: skip
+
+
+def photon_plan(*beams):
+    plan = foreign_plan(position="HFS")
+    plan.SOPClassUID, plan.BeamSequence = RTPlanStorage, list(beams)
+    del plan.FractionGroupSequence
+    return plan

@@ -3,38 +3,11 @@
 import pydicom
 import pytest
 from dicom_samples import PYDICOM_FILES
-from plan_samples import ISOCENTER, foreign_beam, foreign_plan, item, written
-from pydicom.uid import RTPlanStorage
+from plan_samples import ISOCENTER, foreign_beam, foreign_plan, leaves, photon_plan, written
 
 from engine.geometry.plan import Beam
 from engine.io.dicom_dataset import DicomError
 from engine.io.dicom_fields import read_fields
-
-
-def point(**more):
-    return item(ControlPointIndex=0, CumulativeMetersetWeight=0.0, **more)
-
-
-def leaves(number=1, gantry=40.0, couch=0.0, kind="TREATMENT", **later):
-    """A photon beam of a multileaf collimator, without a fluence map."""
-    first = point(
-        GantryAngle=gantry, PatientSupportAngle=couch, IsocenterPosition=list(ISOCENTER),
-        BeamLimitingDeviceAngle=30.0,
-        BeamLimitingDevicePositionSequence=[
-            item(RTBeamLimitingDeviceType="MLCX", LeafJawPositions=[-20.0, 20.0])
-        ],
-    )  # fmt: skip
-    return item(
-        BeamNumber=number, RadiationType="PHOTON", TreatmentDeliveryType=kind,
-        ControlPointSequence=[first, point(**later)],
-    )  # fmt: skip
-
-
-def photon_plan(*beams):
-    plan = foreign_plan(position="HFS")
-    plan.SOPClassUID, plan.BeamSequence = RTPlanStorage, list(beams)
-    del plan.FractionGroupSequence
-    return plan
 
 
 def test_beams_that_leaves_shape_have_their_directions_once(tmp_path):
@@ -75,12 +48,33 @@ def test_a_folder_of_two_plans_is_refused(tmp_path):
         (dict(PatientSupportAngle=5.0), "PatientSupportAngle .* from 0 to 5"),
         (dict(IsocenterPosition=[0.0, 0.0, 9.0]), "IsocenterPosition .* to 0, 0, 9"),
         (dict(TableTopPitchAngle=2.0), "TableTopPitchAngle"),
+        (dict(TableTopEccentricAngle=30.0), "TableTopEccentricAngle"),
     ],
 )
 def test_beams_that_move_or_tilt_are_refused(later, said, tmp_path):
     path = written(photon_plan(leaves(**later)), tmp_path)
     with pytest.raises(DicomError, match=said):
         read_fields(path)
+
+
+def test_a_full_turn_is_no_static_beam(tmp_path):
+    beam = leaves(GantryAngle=40.0)
+    beam.ControlPointSequence[0].GantryRotationDirection = "CW"
+    with pytest.raises(DicomError, match="turns CW"):
+        read_fields(written(photon_plan(beam), tmp_path))
+
+
+def test_angles_that_rounding_moves_are_still(tmp_path):
+    found = read_fields(written(photon_plan(leaves(gantry=0.0, GantryAngle=359.9999)), tmp_path))
+    assert found.beams == (Beam(0.0, ISOCENTER),)
+
+
+def test_a_plan_that_does_not_say_how_the_patient_lies_is_taken_as_the_ct(tmp_path):
+    plan = photon_plan(leaves())
+    plan.PatientSetupSequence[0].PatientPosition = ""
+    path = written(plan, tmp_path)
+    assert read_fields(path).beams == (Beam(40.0, ISOCENTER),)
+    assert read_fields(path, on_ct="HFP").beams == (Beam(220.0, ISOCENTER),)
 
 
 def test_a_beam_without_control_points_is_refused(tmp_path):

@@ -7,6 +7,7 @@ import dicom_samples
 import numpy as np
 import pytest
 from dicom_samples import (
+    SPACING_MM,
     drawn_on_another_series,
     edited,
     plan_file,
@@ -19,13 +20,13 @@ from dicom_samples import (
 from pydicom.dataset import Dataset
 
 from engine.errors import PhysicsWarning
-from engine.io import openkbp
+from engine.io import dicom_patient, openkbp
 from engine.io.dicom_dataset import DicomError
 from engine.io.dicom_folder import short
 from engine.io.dicom_patient import read_patient
 from engine.io.dicom_study import Study
 from engine.patient.phantoms import half_slab_tank, head_and_neck
-from engine.patient.structures import external_from_hu
+from engine.patient.structures import external_from_hu, on_grid
 
 PATIENT = small_patient()
 STUDY = Study.of(PATIENT)
@@ -473,3 +474,62 @@ def test_importing_ptenv_needs_neither_pydicom_nor_yaml():
     code = "import sys, ptenv; print([m for m in ('pydicom', 'yaml') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def cylinder(radius_mm, center=MIDDLE):
+    """Contours of a cylinder along z, on the middle slices, and its volume in cm³."""
+    angle = np.linspace(0.0, 2.0 * np.pi, 200, endpoint=False)
+    ring = np.array(center) + radius_mm * np.column_stack([np.cos(angle), np.sin(angle)])
+    z_mm = Z_MM[len(Z_MM) // 2 - 2 : len(Z_MM) // 2 + 3]
+    volume_cm3 = np.pi * radius_mm**2 * len(z_mm) * SPACING_MM[0] / 1000.0
+    return [(z, ring) for z in z_mm], volume_cm3
+
+
+def read_of(folder, *rois):
+    structure_file(folder / "RTSTRUCT.dcm", list(rois), STUDY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PhysicsWarning)
+        return read_patient(folder, n_fractions=30, prescription_gy={"PTV_6000": 60.0})
+
+
+BODY = roi("External", [(z, square(MIDDLE, 30.0)) for z in Z_MM], 1, "EXTERNAL")
+TARGET = roi("PTV_6000", [(z, square(MIDDLE, 8.0)) for z in Z_MM], 2, "PTV")
+
+
+@pytest.mark.parametrize("radius_mm", [1.5, 2.0, 3.0])
+@pytest.mark.parametrize("spacing", [(3.0, 2.5, 2.5), (3.0, 4.0, 4.0), (2.0, 2.0, 2.0)])
+def test_a_structure_of_few_voxels_is_judged_by_partial_volumes(folder, radius_mm, spacing):
+    """On dose grids coarser and finer than the CT; whole voxels are off by up to 30 %."""
+    worst = 0.0
+    for shift in (0.0, 0.4, 0.8):
+        contours, volume_cm3 = cylinder(radius_mm, np.array(MIDDLE) + shift)
+        patient = read_of(folder, BODY, TARGET, roi("OpticNrv_L", contours, 3))
+        grid = patient.grid.resampled(spacing)
+        assert on_grid(patient, grid).volume_cm3("OpticNrv_L") == pytest.approx(
+            volume_cm3, rel=0.01
+        )
+        mask = patient.mask("OpticNrv_L")
+        worst = max(worst, abs(mask.sum() * patient.grid.voxel_volume_cm3 / volume_cm3 - 1.0))
+    assert worst > 0.02 or radius_mm == 3.0
+
+
+def test_large_structures_have_their_masks_alone(folder, monkeypatch):
+    monkeypatch.setattr(dicom_patient, "FEW_VOXELS", 600)
+    patient = read_of(folder, BODY, TARGET)
+    assert patient.external.mask.sum() > 600 > patient.mask("PTV_6000").sum()
+    assert patient.external.partial is None
+    assert patient.structures["PTV_6000"].partial is not None
+
+
+def test_partial_volumes_of_targets_end_at_the_body(folder):
+    """A target that half lies off it, between faces of voxels."""
+    body = roi("External", [(z, square(MIDDLE, 6.3)) for z in Z_MM], 1, "EXTERNAL")
+    edge = np.array(MIDDLE) + np.array([6.3, 0.0])
+    contours = [(z, square(edge, 2.2)) for z in Z_MM]
+    patient = read_of(folder, body, roi("PTV_6000", contours, 2, "PTV"))
+    structures = on_grid(patient, patient.grid)
+    off = structures.fraction["PTV_6000"] * ~patient.external.mask
+    assert off.max() == 0.0
+    assert structures.volume_cm3("PTV_6000") == pytest.approx(
+        2.2 * 4.4 * len(Z_MM) * SPACING_MM[0] / 1000.0, rel=0.4
+    )

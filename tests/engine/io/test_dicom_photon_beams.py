@@ -129,7 +129,7 @@ REFUSED = {
     "jaws that move": (_jaws_later, "jaws .* move"),
     "no map": (_no_map, "0 fluence maps"),
     "no control points": (_beam(ControlPointSequence=[]), "no control points"),
-    "an arc": (lambda b: b.ControlPointSequence[1].update(item(GantryAngle=90.0)), "turns about"),
+    "an arc": (_later(GantryAngle=90.0), "GantryAngle .* from 30 to 90"),
     "another energy": (_first(NominalBeamEnergy=10.0), "10 MV"),
     "electrons": (_beam(RadiationType="ELECTRON"), "ELECTRON"),
     "a wedge": (_beam(NumberOfWedges=1), "wedges"),
@@ -138,6 +138,8 @@ REFUSED = {
     "another unit": (_beam(PrimaryDosimeterUnit="MINUTE"), "MINUTE"),
     "jaws over the map": (_narrow, "3 pixels"),
     "pixels that are not there": (_map(CompensatorRows=5), "12 numbers"),
+    "a full turn": (_first(GantryRotationDirection="CW"), "turns CW"),
+    "oblong pixels": (_map(CompensatorPixelSpacing=[5.0, 10.0]), "5 × 10 mm; square"),
     "no rows": (_map(CompensatorRows=0), "0 × 3"),
     "negative transmission": (_map(CompensatorTransmissionData=[-1.0] * 12), "0 or more"),
     "nothing let through": (_map(CompensatorTransmissionData=[0.0] * 12), "let something"),
@@ -172,6 +174,25 @@ def test_bixels_between_the_lattices_directions_are_refused(path):
     dataset.save_as(path)
     with pytest.raises(DicomError, match="multiples of 90"):
         read_plan(path)
+
+
+def test_pixels_of_two_widths_are_refused(path):
+    dataset = pydicom.dcmread(path)
+    other = deepcopy(dataset.BeamSequence[0])
+    other.BeamNumber = 2
+    other.CompensatorSequence[0].CompensatorPixelSpacing = [2.5, 2.5]
+    other.CompensatorSequence[0].CompensatorPosition = [-2.5, 2.5]
+    dataset.BeamSequence.append(other)
+    referred = deepcopy(dataset.FractionGroupSequence[0].ReferencedBeamSequence[0])
+    referred.ReferencedBeamNumber = 2
+    dataset.FractionGroupSequence[0].ReferencedBeamSequence.append(referred)
+    dataset.save_as(path)
+    with pytest.raises(DicomError, match="2.5 to 5 mm"):
+        read_plan(path)
+
+
+def test_the_pixels_width_is_told(path):
+    assert read_plan(path).bixel_mm == 5.0
 
 
 def test_a_beam_without_a_flattening_filter_is_told(path):

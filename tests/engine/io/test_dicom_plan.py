@@ -341,7 +341,7 @@ def test_spots_lie_where_iec_61217_has_them_however_the_patient_lies(
 @pytest.mark.parametrize("position", ["HFS", "HFP", "FFS", "FFP"])
 @pytest.mark.parametrize("gantry, couch", TURNED)
 def test_who_lies_on_back_or_belly_sees_no_beam_turned(position, gantry, couch):
-    setups, beam = Setups({None: position}), foreign_beam()
+    setups, beam = Setups({1: position}, position), foreign_beam()
     assert setups.seen(beam, gantry, couch).turn_deg == 0.0
 
 
@@ -356,6 +356,77 @@ def test_a_plan_that_does_not_say_how_the_patient_lies_is_taken_as_supine(tmp_pa
     del plan.PatientSetupSequence
     found = read_plan(written(plan, tmp_path), particles_per_mu=1e8, energy_within_mev=2.0)
     assert any("supine" in note for note in found.notes)
+
+
+def test_a_plan_that_does_not_say_it_is_taken_as_the_ct(tmp_path):
+    plan = foreign_plan()
+    plan.PatientSetupSequence[0].PatientPosition = ""
+    found = _read(plan, tmp_path, on_ct="FFP")
+    assert any("as on the CT" in note for note in found.notes)
+    assert found.plan.beams == _read(foreign_plan(position="FFP"), tmp_path).plan.beams
+
+
+def _read(plan, tmp_path, **more):
+    path = written(plan, tmp_path)
+    return read_plan(path, particles_per_mu=1e8, energy_within_mev=2.0, **more)
+
+
+def test_another_position_than_on_the_ct_is_told(tmp_path):
+    found = _read(foreign_plan(position="HFP"), tmp_path, on_ct="HFS")
+    assert any("lies HFP in the plan, HFS on the CT" in note for note in found.notes)
+    assert not any("CT" in note for note in _read(foreign_plan(), tmp_path, on_ct="HFS").notes)
+
+
+def _setups(*setups):
+    return [item(PatientSetupNumber=n, PatientPosition=position) for n, position in setups]
+
+
+@pytest.mark.parametrize(
+    "setups, said",
+    [
+        ([(1, ""), (2, "HFP")], "setup 1, is ''"),
+        ([(2, "HFP")], "setup 1, is 'not there'"),
+        ([(1, "HFS"), (1, "HFP")], "has setup 1 2 times"),
+    ],
+    ids=("its own tells nothing", "its own is not there", "two of one number"),
+)
+def test_a_beam_does_not_take_another_s_setup(setups, said, tmp_path):
+    plan = foreign_plan()
+    plan.PatientSetupSequence = _setups(*setups)
+    with pytest.raises(DicomError, match=said):
+        _read(plan, tmp_path)
+
+
+def test_a_beam_that_names_no_setup_takes_the_only_position(tmp_path):
+    plan = foreign_plan()
+    del plan.IonBeamSequence[0].ReferencedPatientSetupNumber
+    plan.PatientSetupSequence = _setups((1, "HFP"), (2, "HFP"))
+    assert _read(plan, tmp_path).plan.beams[0].gantry_deg == 270.0
+    plan.PatientSetupSequence = _setups((1, "HFP"), (2, "HFS"))
+    with pytest.raises(DicomError, match="setup None, is None"):
+        _read(plan, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "moved, said",
+    [
+        (dict(PatientSupportAngle=8.0), "PatientSupportAngle .* from 0 to 8"),
+        (dict(IsocenterPosition=[0.0, 0.0, 50.0]), "IsocenterPosition .* to 0, 0, 50"),
+        (dict(TableTopEccentricAngle=30.0), "TableTopEccentricAngle"),
+    ],
+)
+def test_a_table_that_moves_while_spots_are_delivered_is_refused(moved, said, tmp_path):
+    plan = foreign_plan()
+    at = 0 if "TableTopEccentricAngle" in moved else 1
+    plan.IonBeamSequence[0].IonControlPointSequence[at].update(item(**moved))
+    with pytest.raises(DicomError, match=said):
+        _read(plan, tmp_path)
+
+
+def test_a_table_that_moves_between_layers_makes_another_beam(tmp_path):
+    plan = foreign_plan()
+    plan.IonBeamSequence[0].IonControlPointSequence[2].PatientSupportAngle = 8.0
+    assert [b.couch_deg for b in _read(plan, tmp_path).plan.beams] == [0.0, 8.0]
 
 
 def test_two_fraction_groups_are_refused(tmp_path):
