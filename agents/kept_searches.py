@@ -11,17 +11,19 @@ from agents.headroom import Job
 from ptenv.benchmark.records import mend
 from ptenv.cases.digests import digest_of_content
 from ptenv.cases.library import AnyCase
+from ptenv.cases.patients import nameless_case
 
 
 @dataclass(frozen=True, eq=False)
 class KeptSearches:
     """One JSON line a search; what was found with other settings or cases does not count.
 
-    ``settings`` are the search's, as configured; ``cases`` go by the names in the jobs.
+    ``settings`` are those of search and environment, as configured: ids may share their cases.
+    ``cases`` go by the names in the jobs.
     """
 
     path: Path
-    settings: Mapping
+    settings: Mapping[str, Mapping]
     cases: Mapping[str, AnyCase]
 
     def found(self, jobs: Iterable[Job]) -> dict[Job, Found]:
@@ -43,13 +45,17 @@ class KeptSearches:
         return {job: known[key] for job, key in keys.items() if key in known}
 
     def add(self, job: Job, found: Found) -> None:
-        row = {"key": self._key(job), "job": job, "found": found.as_dict()}
+        name, budget = job
+        row = {
+            "key": self._key(job), "case": nameless_case(name), "budget": budget,
+            "found": found.as_dict(),
+        }  # fmt: skip
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def _key(self, job: Job) -> str:
         name, budget = job
         return digest_of_content({
-            "case": self.cases[name].key, "budget": budget, "search": dict(self.settings),
+            "case": self.cases[name].key, "budget": budget, **self.settings,
             "ptenv": ptenv.__version__,
         })  # fmt: skip

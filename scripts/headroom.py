@@ -22,11 +22,17 @@ from ptenv.processes import preload_workers
 from ptenv.rendering import score_table
 from scripts.comparison import build_cases, compare, counted, tables, write_csv
 from scripts.record import output_folder, save_record, stage
+from scripts.resume import only_run_in
 
 
 def run(cfg: DictConfig) -> float:
     """One table; returns the gain of privileged search over the best heuristic."""
     folder = output_folder()
+    with only_run_in(folder):
+        return _measured(cfg, folder)
+
+
+def _measured(cfg: DictConfig, folder: Path) -> float:
     save_record(cfg, folder)
     environment = instantiate(cfg.env, _convert_="all")
     trials = instantiate(cfg.trials, _convert_="all").of(environment)
@@ -43,7 +49,8 @@ def run(cfg: DictConfig) -> float:
     played = compare(environment, baselines | trained, names, trials, workers, folder, None)
     player = environment.make().unwrapped
     cases = {name: load_case(player.case_recipe(name)) for name in names}
-    kept = KeptSearches(folder / "searches.jsonl", OmegaConf.to_container(cfg.search), cases)
+    settings = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("env", "search")}
+    kept = KeptSearches(folder / "searches.jsonl", settings, cases)
     jobs = [(name, budget) for name in names for budget in trials.budgets]
     with stage("Privileged search") as notes, counted(len(jobs), "search") as progress:
         found = kept.found(jobs)

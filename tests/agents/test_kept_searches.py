@@ -10,7 +10,7 @@ from agents.kept_searches import KeptSearches
 
 FIELD = Found("field", np.array([0.1, -1.0], np.float32), np.array([0.4, 0.5]), 0.6, 12)
 LAYERS = Found("annealing", np.array([[3, 4]]), np.array([0.3]), 0.3, 7)
-SETTINGS = {"steps": 3}
+SETTINGS = {"search": {"steps": 3}, "env": {"id": "a-v0"}}
 
 
 def kept(path, settings=SETTINGS, key="k"):
@@ -36,7 +36,8 @@ def test_what_was_found_comes_back_with_its_kinds_of_numbers(path):
 
 def test_other_settings_or_another_case_are_searched_anew(path):
     jobs = [("a", 0.1)]
-    assert kept(path, {"steps": 4}).found(jobs) == {}
+    assert kept(path, {**SETTINGS, "search": {"steps": 4}}).found(jobs) == {}
+    assert kept(path, {**SETTINGS, "env": {"id": "b-v0"}}).found(jobs) == {}
     assert kept(path, key="other").found(jobs) == {}
 
 
