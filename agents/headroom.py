@@ -35,18 +35,20 @@ class Headroom:
 
     @property
     def is_enough(self) -> bool:
-        return self.gain >= NEEDED * self.noise
+        return self.gain > 0.0 and self.gain >= NEEDED * self.noise
 
     def as_dict(self) -> dict:
         """The figures and the verdict, for the suite that is frozen after it."""
         return {**asdict(self), "is_enough": self.is_enough}
 
     def __str__(self) -> str:
-        times = self.gain / self.noise if self.noise > 0 else float("inf")
         verdict = "headroom" if self.is_enough else "NOT ENOUGH headroom"
+        beats = f"{verdict}: privileged search beats {self.heuristic!r} by {self.gain:.3f}, "
+        if self.noise == 0.0:
+            return f"{beats}which has no chance in it, so that any gain counts."
+        times = self.gain / self.noise
         return (
-            f"{verdict}: privileged search beats {self.heuristic!r} by {self.gain:.3f}, "
-            f"{times:.1f} times the sampling noise of {self.noise:.3f} (wanted: {NEEDED:g})."
+            f"{beats}{times:.1f} times the sampling noise of {self.noise:.3f} (wanted: {NEEDED:g})."
         )
 
 

@@ -96,7 +96,9 @@ def _lack(env_id: str, table: dict | None) -> str | None:
 def _table_in(folder: str) -> dict:
     path = Path(folder) / "headroom.json"
     if not path.is_file():
-        raise FileNotFoundError(f"headroom={folder}: no headroom.json there.")
+        raise FileNotFoundError(
+            f"headroom={folder}: no headroom.json there; give a folder that `ptenv headroom` wrote."
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 

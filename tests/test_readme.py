@@ -3,7 +3,12 @@
 import re
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
+
+import ptenv  # noqa: F401  (registers the environments)
+from ptenv.benchmark.play import play
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -17,6 +22,18 @@ def test_the_example_runs_and_prints_a_score(tmp_path, monkeypatch, capsys):
     (example,) = python_blocks()
     exec(compile(example, str(README), "exec"), {"__name__": "__main__"})
     assert "score" in capsys.readouterr().out
+
+
+def test_its_agent_plays_an_episode(tmp_path, monkeypatch):
+    monkeypatch.setenv("PTENV_CACHE", str(tmp_path))
+    blocks = re.findall(r"```py\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (agent,) = [block for block in blocks if "def predict" in block]
+    written = {}
+    exec(compile(agent, str(README), "exec"), written)
+    made = written["Half"]()
+    env = gym.make(made.env_ids[0], case="head-and-neck-00007")
+    played = play(made, env, seed=0)
+    assert len(played.actions) > 1 and np.isfinite(played.infos[-1]["score"])
 
 
 def test_every_command_it_names_exists():

@@ -52,6 +52,14 @@ def test_three_times_the_noise_is_enough():
     assert "NOT ENOUGH" in str(Headroom(privileged=0.4, **figures))
 
 
+def test_of_a_rule_without_chance_any_gain_counts_but_none_does_not():
+    figures = dict(random=0.0, heuristic="nothing", best_heuristic=0.0, best_plan=0.6, bound=1.0,
+                   converged=1.5, noise=0.0, n_plans=1)  # fmt: skip
+    assert Headroom(privileged=0.01, **figures).is_enough
+    assert not Headroom(privileged=0.0, **figures).is_enough
+    assert "no chance in it" in str(Headroom(privileged=0.01, **figures))
+
+
 def test_random_must_be_among_the_baselines(tmp_path, tiny_cases, capsys):
     assert cli.main(["headroom", *tiny_cases, "random=dice", f"output={tmp_path}"]) == 2
     assert "random='dice'" in capsys.readouterr().err
