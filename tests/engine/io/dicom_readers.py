@@ -12,6 +12,7 @@ from dicom_samples import small_patient
 
 from engine.io.dicom_ct import read_ct
 from engine.io.dicom_dose import read_dose
+from engine.io.dicom_fields import read_fields
 from engine.io.dicom_folder import scan
 from engine.io.dicom_patient import read_patient
 from engine.io.dicom_plan import read_plan
@@ -53,6 +54,10 @@ def _plan_in_patient(folder: Path, path: Path) -> str:
     return _plan(folder, path, patient=small_patient())
 
 
+def _fields(_: Path, path: Path) -> str:
+    return str(read_fields(path).notes)
+
+
 def _dose(_: Path, path: Path) -> str:
     dose = read_dose(path)
     if not np.all(np.isfinite(dose.dose_gy)):
@@ -72,6 +77,7 @@ READERS: dict[str, tuple[str, Callable[[Path, Path], str]]] = {
     "read_plan": ("RTPLAN", _plan),
     "read_plan, protons": ("RTPLAN", partial(_plan, machine=load_machine("generic_proton"))),
     "read_plan, patient": ("RTPLAN", _plan_in_patient),
+    "read_fields": ("RTPLAN", _fields),
     "read_dose": ("RTDOSE", _dose),
 }  # fmt: skip
 OF_ONE_FILE = [name for name, (of, _) in READERS.items() if of not in ("", "CT")]
