@@ -222,7 +222,7 @@ test = ["head-and-neck-20000..20000"]
 
 [[tasks]]
 name = "arcs"
-env_id = "ptenv/EnergyLayer-v0"
+env_id = "ptenv/EnergyLayer-2deg-v0"
 budgets = [1.25]
 test = ["nasopharynx-20000..20000"]
 """
@@ -230,20 +230,20 @@ test = ["nasopharynx-20000..20000"]
 
 def test_an_id_is_frozen_only_after_a_headroom_table_that_shows_some(tmp_path, capsys, tiny_cases):
     (tmp_path / "two.toml").write_text(TWO_TASKS)
-    table = {"env_id": "ptenv/EnergyLayer-v0", "is_enough": False, "privileged": 0.5,
+    table = {"env_id": "ptenv/EnergyLayer-2deg-v0", "is_enough": False, "privileged": 0.5,
              "best_heuristic": 0.4, "noise": 0.1}  # fmt: skip
     (tmp_path / "headroom.json").write_text(json.dumps(table))
     suite, given = f"suite={tmp_path}/two.toml", f"headroom=[{tmp_path}]"
     code, said = _said(capsys, "freeze", suite)
     assert code == 2
-    assert "EnergyLayer-v0 has no headroom table" in said
+    assert "EnergyLayer-2deg-v0 has no headroom table" in said
     code, said = _said(capsys, "freeze", suite, given)
     assert code == 2
     assert "0.100, less than three times the noise of 0.100" in said
     assert not (tmp_path / "two.json").exists()
     code, said = _said(capsys, "freeze", suite, given, "allow_missing=true", "workers=1")
     assert code == 0
-    assert "not frozen: ptenv/EnergyLayer-v0" in said
+    assert "not frozen: ptenv/EnergyLayer-2deg-v0" in said
     kept = json.loads((tmp_path / "two.json").read_text())
     assert list(kept["tasks"]["masks"]["cases"]) == ["head-and-neck-20000"]
     assert kept["tasks"].get("arcs", {"cases": {}})["cases"] == {}
