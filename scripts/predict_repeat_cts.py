@@ -36,7 +36,7 @@ from engine.patient.patient import Patient
 from engine.patient.phantoms import half_slab_tank
 from engine.patient.repeat_ct import REPEAT_CTS, repeat_series
 from engine.patient.single_target import single_target
-from engine.patient.structures import on_grid, resample_fraction
+from engine.patient.structures import on_grid, structure_fraction
 from scripts.cli import A_PERSON_CAN_MEND, EXIT_USAGE
 from scripts.plan import dose_grid
 from scripts.record import dose_progress, stage
@@ -222,7 +222,9 @@ class Functionals:
     @classmethod
     def of(cls, patient: Patient, plan: Plan, grid: Grid, settings: Settings) -> "Functionals":
         names = [patient.targets[0], *filter(None, [settings.organ])]
-        inside = {n: resample_fraction(patient.mask(n), patient.grid, grid) for n in names}
+        inside = {
+            n: structure_fraction(patient.structures[n], patient.grid, grid) for n in names
+        }
         weights = {n: share / share.sum(dtype=np.float64) for n, share in inside.items()}
         engine = settings.engine
         found = {n: dose_adjoint(engine, patient, plan, grid, w) for n, w in weights.items()}

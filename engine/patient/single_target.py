@@ -27,7 +27,8 @@ def single_target(patient: Patient, side: str | None = None) -> Patient:
             + (f" on the {side}; choose the other side." if side else "; there is none to treat.")
         )
     kept = {n: s for n, s in patient.structures.items() if s.role != "target"}
-    kept[name] = Structure(name, mask, "target")
+    whole = patient.structures[name]
+    kept[name] = whole if side is None else Structure(name, mask, "target")
     prescription = {name: patient.prescription_gy[name]}
     return replace(patient, structures=kept, prescription_gy=prescription)
 

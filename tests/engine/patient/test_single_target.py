@@ -1,9 +1,11 @@
 """The highest target alone, on one side or both."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from engine.patient.patient import Structure
+from engine.patient.patient import PartialVolume, Structure
 from engine.patient.phantoms import head_and_neck
 from engine.patient.single_target import single_target
 
@@ -29,6 +31,14 @@ def test_two_sides_make_the_whole(patient):
     left, right = (single_target(wide, side).mask("PTV_7000") for side in ("left", "right"))
     assert not (left & right).any()
     assert (left | right).sum() >= 0.9 * box.sum(), "the middle column may belong to neither"
+
+
+def test_partial_volumes_stay_with_the_whole_and_not_with_a_half(patient):
+    whole = patient.structures["PTV_7000"]
+    partial = PartialVolume(patient.grid, whole.mask.astype(np.float32))
+    known = patient.with_structures(replace(whole, partial=partial))
+    assert single_target(known).structures["PTV_7000"].partial is partial
+    assert single_target(known, "left").structures["PTV_7000"].partial is None
 
 
 def test_left_is_where_x_grows():
