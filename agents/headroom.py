@@ -45,7 +45,7 @@ class Headroom:
         verdict = "headroom" if self.is_enough else "NOT ENOUGH headroom"
         beats = f"{verdict}: privileged search beats {self.heuristic!r} by {self.gain:.3f}, "
         if self.noise == 0.0:
-            return f"{beats}which has no chance in it, so that any gain counts."
+            return f"{beats}whose samplings are all alike, so that any gain above 0 counts."
         times = self.gain / self.noise
         return (
             f"{beats}{times:.1f} times the sampling noise of {self.noise:.3f} (wanted: {NEEDED:g})."

@@ -18,6 +18,7 @@ from agents.kept_searches import KeptSearches
 from agents.trained import trained_agents
 from engine.parallel import threads
 from ptenv.cases.library import load_case
+from ptenv.cases.patients import nameless_case
 from ptenv.processes import preload_workers
 from ptenv.rendering import score_table
 from scripts.comparison import build_cases, compare, counted, tables, write_csv
@@ -51,7 +52,13 @@ def _measured(cfg: DictConfig, folder: Path) -> float:
     cases = {name: load_case(player.case_recipe(name)) for name in names}
     settings = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("env", "search")}
     kept = KeptSearches(folder / "searches.jsonl", settings, cases)
-    jobs = [(name, budget) for name in names for budget in trials.budgets]
+    episodes = [row for row in played if "budget" in row]
+    jobs = [
+        (name, budget)
+        for name in names
+        for budget in trials.budgets
+        if any((r["case"], r["budget"]) == (nameless_case(name), budget) for r in episodes)
+    ]  # those whose anchors lie far apart
     with stage("Privileged search") as notes, counted(len(jobs), "search") as progress:
         found = kept.found(jobs)
         progress(len(found))
@@ -68,8 +75,9 @@ def _measured(cfg: DictConfig, folder: Path) -> float:
         notes.append(f"{sum(f.n_plans for f in found.values())} plans")
     judge = environment.judge
     heuristics = [name for name in baselines if name != cfg.random]
-    episodes = [row for row in played if "budget" in row]
-    rows = headroom_rows(episodes, found, cases, cfg.random, heuristics, judge.budget_title)
+    by_row = {(nameless_case(name), budget): found[name, budget] for name, budget in jobs}
+    of_row = {nameless_case(name): case for name, case in cases.items()}
+    rows = headroom_rows(episodes, by_row, of_row, cfg.random, heuristics, judge.budget_title)
     verdict = headroom(rows)
 
     text = f"{_table(rows, verdict)}\n\n{verdict}\n"

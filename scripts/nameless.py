@@ -6,7 +6,6 @@ that they are the same.
 
 import re
 from collections.abc import Iterator, Mapping
-from hashlib import sha256
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +15,7 @@ from ptenv.cases.patients import name_without_path
 READER = "engine.io.dicom_patient.read_patient"
 FIELDS = "from_plan"  # the key of fields that a plan's file has
 SCHEME = "dicom:"  # of cases
-NOWHERE = "missing-"  # before the digest of a mistyped folder's name
+NOWHERE = "missing"
 
 
 def nameless(cfg: DictConfig) -> DictConfig:
@@ -33,7 +32,7 @@ def dicom_folders(settings: Mapping) -> dict[str, str]:
 def without(text: str, folders: Mapping[str, str]) -> str:
     """A text where the digests stand for the folders."""
     for path in sorted(folders, key=len, reverse=True):  # a folder before the one that it lies in
-        whole = rf"({SCHEME})?(?<![\w./-]){re.escape(path)}(?![\w.-])"
+        whole = rf"({SCHEME})?(?<![\w./-]){re.escape(path.rstrip('/'))}(?![\w.-])"
         text = re.sub(whole, lambda match, stand_in=folders[path]: stand_in, text)
     return text
 
@@ -66,12 +65,11 @@ def _replaced(node, folders: Mapping[str, str]):
 
 
 def _digest(path: str) -> str:
-    """Of the files, or of the text of a path that leads nowhere; a digest that stands for a folder
+    """Of the files; one word for all paths that lead nowhere, and a digest that stands for a folder
     already stays."""
     path = path.removeprefix(SCHEME)
     case = f"{SCHEME}{Path(path).expanduser()}"
     if Path(path).expanduser().exists():
         return name_without_path(case)
-    if re.fullmatch(rf"({NOWHERE})?[0-9a-f]{{12}}", path):
-        return f"{SCHEME}{path}"
-    return f"{SCHEME}{NOWHERE}{sha256(path.encode()).hexdigest()[:12]}"
+    is_digest = re.fullmatch("[0-9a-f]{12}", path)
+    return f"{SCHEME}{path if is_digest else NOWHERE}"

@@ -69,11 +69,11 @@ class LayerSearch:
             if view.sequencing.time_s(tried) > view.safe(state.limit_s):
                 continue
             new, n_plans = planned(tried), n_plans + 1
-            tell(f"{step} of {self.steps} changes, best score {scored(lowest):.3f}")
             if new <= value or rng.random() < np.exp((value - new) / heat):
                 sequence, value = tried, new
                 if value < lowest:
                     best, lowest = sequence, value
+            tell(f"{step + 1} of {self.steps} changes, best score {scored(lowest):.3f}")
         score = scored(lowest)
         return Found("annealing", best, np.array([score]), score, n_plans)
 

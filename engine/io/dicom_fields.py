@@ -36,7 +36,7 @@ STEADY = ("GantryAngle", "PatientSupportAngle", "IsocenterPosition")
 
 @dataclass(frozen=True)
 class DicomFields:
-    """Beams of a plan file with their isocenters, each direction once."""
+    """Beams of a plan file with their isocenters, equal ones once."""
 
     beams: tuple[Beam, ...]
     frame_uid: str  # of reference; "": not told
@@ -79,4 +79,3 @@ def _field(beam: Dataset, points: list[Dataset], setups: Setups) -> Beam:
     seen = setups.seen(beam, number(first, "GantryAngle"), number(first, "PatientSupportAngle"))
     isocenter = tuple(float(c) for c in numbers(first, "IsocenterPosition", 3))
     return Beam(seen.gantry_deg, isocenter, seen.couch_deg)
-

@@ -260,6 +260,8 @@ def _seen(
         )
     if turn:
         reading.notes.append("what is delivered while the gantry turns is computed at the middle")
+    elif text(kept.of(""), "GantryRotationDirection", "NONE") not in ("NONE", ""):
+        reading.notes.append("a gantry said to turn that stays at its angle is taken to stand")
     seen = setups.seen(beam, gantry + 0.5 * turn, couch)
     if seen.turn_deg % 180.0 and reading.machine.virtual_sources_mm is not None:
         reading.notes.append(

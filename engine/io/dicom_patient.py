@@ -22,7 +22,7 @@ from engine.patient.grid import Grid
 from engine.patient.patient import ROLES, Patient, Role, Structure
 from engine.patient.structures import external_from_hu
 
-FEW_VOXELS = 20_000  # of a mask: larger ones are off by less than 0.5 % of their volume
+FEW_VOXELS = 20_000  # of a mask: larger ones that are compact are off by less than 0.5 %
 MOST_OFF = 0.01  # share of a structure off the CT or the body that is not told
 TARGET_KINDS = ("PTV", "CTV", "ITV", "GTV")  # the first of these that is there is treated
 

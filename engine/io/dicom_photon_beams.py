@@ -75,7 +75,8 @@ def _refuse_unknown(beam: Dataset, first: Dataset, machine: IonMachine | PhotonM
     if unit != "MU":
         raise DicomError(f"PrimaryDosimeterUnit of {label(beam)} is {unit!r}; MU is read.")
     refuse_devices(beam, ("Wedges", "Boli", "Blocks"))
-    refuse_tilts(first, (*TILTS, "BeamLimitingDeviceAngle"))
+    for point in items(beam, "ControlPointSequence"):
+        refuse_tilts(point, (*TILTS, "BeamLimitingDeviceAngle"))
 
 
 def _refuse_moving(beam: Dataset, points: list[Dataset]) -> None:

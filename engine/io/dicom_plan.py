@@ -27,7 +27,7 @@ from engine.io.dicom_dataset import (
     whole,
 )
 from engine.io.dicom_ion_beams import IonReading, read_ion_beam
-from engine.io.dicom_photon_beams import read_photon_beam
+from engine.io.dicom_photon_beams import SQUARE_WITHIN_MM, read_photon_beam
 from engine.io.dicom_plan_parts import (
     Part,
     Setups,
@@ -185,7 +185,7 @@ def _machine_of(beam: Dataset, notes: list[str]) -> IonMachine | PhotonMachine:
 def _bixel_mm(parts: list[Part], where: str) -> float | None:
     """The one width of all bixels; None of ions."""
     widths = sorted({part.bixel_mm for part in parts if part.bixel_mm is not None})
-    if len(widths) > 1:
+    if widths and widths[-1] - widths[0] > SQUARE_WITHIN_MM:
         raise DicomError(
             f"the fluence maps of {where} have pixels of {widths[0]:g} to {widths[-1]:g} mm; "
             "plans with pixels of one width are computed."

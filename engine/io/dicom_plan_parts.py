@@ -99,7 +99,7 @@ class Setups:
         if position not in LYING:
             raise DicomError(
                 f"PatientPosition for {label(beam)}, setup {at}, is {position!r}; beams are "
-                f"computed for {', '.join(LYING)}."
+                f"computed for {', '.join(LYING)}. Export the plan with its patient setups."
             )
         about_long, about_vertical = LYING[position]
         couch = (couch + about_vertical + 180.0) % 360.0 - 180.0
@@ -175,7 +175,10 @@ def refuse_moving(beam: Dataset, points: list[Dataset], keywords: Iterable[str])
         is_angle, first = keyword.endswith("Angle"), told[0] if told else None
         for values in told[1:]:
             if len(values) != len(first):
-                raise DicomError(f"{keyword} of {label(beam)} has {len(values)} values.")
+                raise DicomError(
+                    f"{keyword} of {label(beam)} has {len(first)}, then {len(values)} values; "
+                    "export the plan again."
+                )
             off = values - first
             off = (off + 180.0) % 360.0 - 180.0 if is_angle else off
             if np.abs(off).max() > (LEVEL_WITHIN_DEG if is_angle else STILL_WITHIN):

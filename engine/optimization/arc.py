@@ -62,8 +62,8 @@ class TracedLayers:
 class RememberedLayers:
     """Influence angle by angle, for choices that one after another differ in few layers.
 
-    The matrices are those of ``source``. ``most_bytes`` bounds what is remembered; what was not
-    asked for the longest goes first.
+    Products are those of ``source``'s matrices, bit by bit. ``most_bytes`` bounds what is
+    remembered; what was not asked for the longest goes first.
     """
 
     source: TracedLayers

@@ -248,7 +248,7 @@ def _warped(patient: Patient, scan: _Scan, moving, source, name: str) -> Patient
 
 
 def _repeated(patient: Patient, name: str, hu: np.ndarray, external: np.ndarray) -> Patient:
-    body = replace(patient.external, mask=external.copy())
+    body = replace(patient.external, mask=external.copy(), partial=None)
     source = f"{patient.source}:repeat:{name}"
     return replace(patient, hu=hu, source=source).with_structures(body)
 

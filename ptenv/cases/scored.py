@@ -19,9 +19,11 @@ def scored_grid(patient: Patient, spacing_mm: float, ring_mm: float) -> Grid:
     around, _ = patient.grid.cropped(patient.target_union(), ring_mm + spacing_mm)
     lower, upper = around.lower_mm, around.upper_mm
     for organ in patient.organs:
-        mask = patient.mask(organ)
+        mask, partial = patient.mask(organ), patient.structures[organ].partial
         if mask.any():
             box, _ = patient.grid.cropped(mask)
+            if partial is not None:  # shares reach beyond whole voxels
+                box = partial.grid
             lower, upper = np.minimum(lower, box.lower_mm), np.maximum(upper, box.upper_mm)
     shape = np.maximum(1, np.ceil((upper - lower) / spacing_mm - 1e-6)).astype(int)[::-1]
     origin = (lower + 0.5 * spacing_mm)[::-1]

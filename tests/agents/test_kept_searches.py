@@ -41,6 +41,17 @@ def test_other_settings_or_another_case_are_searched_anew(path):
     assert kept(path, key="other").found(jobs) == {}
 
 
+def test_no_folder_of_a_patient_is_named(tmp_path):
+    folder = tmp_path / "Doe_Jane"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(b"a")
+    name, path = f"dicom:{folder}", tmp_path / "searches.jsonl"
+    searches = KeptSearches(path, SETTINGS, {name: SimpleNamespace(key="k")})
+    searches.add((name, 0.1), FIELD)
+    assert list(searches.found([(name, 0.1)])) == [(name, 0.1)]
+    assert "Doe" not in path.read_text()
+
+
 def test_a_line_that_a_kill_cut_is_forgotten_and_later_ones_are_whole(path):
     path.write_bytes(path.read_bytes()[:-20])
     assert list(kept(path).found([("a", 0.1), ("a", 0.2)])) == [("a", 0.1)]

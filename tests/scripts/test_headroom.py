@@ -44,6 +44,19 @@ def test_the_same_command_takes_searches_from_its_folder(
     assert (measured / "headroom.csv").read_text() == before
 
 
+def test_a_folder_of_dicom_has_a_table_and_no_name_in_it(tmp_path, tiny_cases):
+    study, out = tmp_path / "Doe_Jane", tmp_path / "out"
+    small = ["patient.spacing_mm=6", "patient.crop_mm=30", "patient.target_volume_cm3=[8,20]"]
+    assert cli.main(["export", *small, f"output={study}"]) == 0
+    of_dicom = [a for a in QUICK if "n_cases" not in a] + [f"cases=['dicom:{study}']"]
+    assert cli.main(["headroom", *tiny_cases, *of_dicom, f"output={out}"]) == 0
+    with (out / "headroom.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["case"].startswith("dicom:") and int(row["plans"]) == 30
+    for path in out.iterdir():
+        assert path.name == ".lock" or b"Doe" not in path.read_bytes(), path.name
+
+
 def test_three_times_the_noise_is_enough():
     figures = dict(random=0.0, heuristic="h", best_heuristic=0.4, best_plan=0.6, bound=1.0,
                    converged=1.5, noise=0.02, n_plans=1)  # fmt: skip
@@ -57,7 +70,7 @@ def test_of_a_rule_without_chance_any_gain_counts_but_none_does_not():
                    converged=1.5, noise=0.0, n_plans=1)  # fmt: skip
     assert Headroom(privileged=0.01, **figures).is_enough
     assert not Headroom(privileged=0.0, **figures).is_enough
-    assert "no chance in it" in str(Headroom(privileged=0.01, **figures))
+    assert "samplings are all alike" in str(Headroom(privileged=0.01, **figures))
 
 
 def test_random_must_be_among_the_baselines(tmp_path, tiny_cases, capsys):

@@ -131,3 +131,28 @@ def photon_plan(*beams):
     plan.SOPClassUID, plan.BeamSequence = RTPlanStorage, list(beams)
     del plan.FractionGroupSequence
     return plan
+
+
+def _body_axes(position):
+    """Unit vectors x, y, z of IEC 61217's table system in the DICOM patient's axes (x left, y
+    posterior, z superior): y is where the head or the feet point, z what is up."""
+    y = np.array([0.0, 0.0, 1.0 if position.startswith("HF") else -1.0])
+    up = {
+        "S": (0.0, -1.0, 0.0), "P": (0.0, 1.0, 0.0), "DR": (1.0, 0.0, 0.0), "DL": (-1.0, 0.0, 0.0),
+    }  # fmt: skip
+    z = np.array(up[position[2:]])  # who lies on the right side has the left one up
+    return np.cross(y, z), y, z
+
+
+def axes_in_patient(position, gantry, couch):
+    """The gantry's axes x, y, z in the patient's, by rotation matrices: the gantry turns clockwise
+    about the fixed y, the table counterclockwise about the fixed z (IEC 61217, 2011, sections 2.3
+    and 2.6)."""
+    g, c = np.radians(gantry), np.radians(couch)
+    gantry_axes = np.array([
+        [np.cos(g), 0.0, -np.sin(g)], [0.0, 1.0, 0.0], [np.sin(g), 0.0, np.cos(g)],
+    ])  # fmt: skip
+    table_axes = np.array([
+        [np.cos(c), np.sin(c), 0.0], [-np.sin(c), np.cos(c), 0.0], [0.0, 0.0, 1.0],
+    ])  # fmt: skip
+    return (gantry_axes @ table_axes.T) @ np.array(_body_axes(position))

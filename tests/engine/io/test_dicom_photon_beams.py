@@ -5,8 +5,9 @@ from copy import deepcopy
 import numpy as np
 import pydicom
 import pytest
-from plan_samples import ISOCENTER, item, tank
+from plan_samples import ISOCENTER, axes_in_patient, item, tank
 
+from engine.geometry.coordinates import beam_frame
 from engine.geometry.plan import Beam, Plan
 from engine.io.dicom_dataset import DicomError
 from engine.io.dicom_plan import read_plan
@@ -126,6 +127,7 @@ REFUSED = {
     "leaves": (_leaves, "MLCX"),
     "a table that turns": (_later(PatientSupportAngle=5.0), "PatientSupportAngle"),
     "a table that moves": (_later(IsocenterPosition=[0.0, 0.0, 9.0]), "IsocenterPosition"),
+    "a table that tilts": (_later(TableTopPitchAngle=12.0), "TableTopPitchAngle"),
     "jaws that move": (_jaws_later, "jaws .* move"),
     "no map": (_no_map, "0 fluence maps"),
     "no control points": (_beam(ControlPointSequence=[]), "no control points"),
@@ -164,6 +166,25 @@ def test_a_patient_on_the_side_sees_bixels_from_a_turned_gantry(path, position, 
     found = read_plan(path).plan
     assert found.beams[0].gantry_deg == gantry_deg
     np.testing.assert_allclose(np.sort(found.u_mm), np.sort(U))
+
+
+@pytest.mark.parametrize("position", ["HFDR", "FFDL", "HFP"])
+@pytest.mark.parametrize("gantry, couch", [(0.0, 90.0), (180.0, -90.0), (0.0, 0.0)])
+def test_bixels_lie_where_iec_61217_has_them(path, position, gantry, couch):
+    """Seen turned by a quarter, too."""
+    dataset = pydicom.dcmread(path)
+    dataset.PatientSetupSequence[0].PatientPosition = position
+    for point in dataset.BeamSequence[0].ControlPointSequence:
+        point.update(item(GantryAngle=gantry, PatientSupportAngle=couch))
+    dataset.save_as(path)
+    found = read_plan(path).plan
+    x, y, z = axes_in_patient(position, gantry, couch)
+    frame = beam_frame(found.beams[0], 1000.0)
+    np.testing.assert_allclose(-frame.direction, z, atol=1e-9)
+    got = np.outer(found.u_mm, frame.u_axis) + np.outer(found.v_mm, frame.v_axis)
+    for place, weight in zip(np.outer(U, x) + np.outer(V, y), WEIGHTS):
+        (at,) = np.flatnonzero(np.linalg.norm(got - place, axis=1) < 1e-4)
+        assert found.weights[at] == pytest.approx(weight)
 
 
 def test_bixels_between_the_lattices_directions_are_refused(path):

@@ -8,7 +8,16 @@ import pydicom
 import pytest
 from dicom_checks import assert_follows_docbook, assert_valid
 from dicom_samples import PYDICOM_FILES
-from plan_samples import ISOCENTER, foreign_beam, foreign_plan, item, spots, tank, written
+from plan_samples import (
+    ISOCENTER,
+    axes_in_patient,
+    foreign_beam,
+    foreign_plan,
+    item,
+    spots,
+    tank,
+    written,
+)
 from standard_docbook import place, table
 
 from engine.geometry.bixels import place_bixels
@@ -110,7 +119,7 @@ def test_an_aperture_is_turned_as_the_spots_are(patient, study, tmp_path):
     dataset.PatientSetupSequence[0].PatientPosition = "HFDR"
     found = read_plan(written(dataset, tmp_path), machine=machine)
     beam = found.plan.beams[0]
-    frame, (x, y, _) = beam_frame(beam, 2000.0), _axes_in_patient("HFDR", 90.0, 30.0)
+    frame, (x, y, _) = beam_frame(beam, 2000.0), axes_in_patient("HFDR", 90.0, 30.0)
     u, v = np.array(beam.aperture.opening_mm).T
     wanted = np.array(HOLE.opening_mm) @ np.array([x, y])
     assert abs(x @ frame.u_axis) < 0.9
@@ -288,33 +297,8 @@ def test_a_range_shifter_without_a_place_is_not_written(patient, study, tmp_path
         )  # fmt: skip
 
 
-def _body_axes(position):
-    """Unit vectors x, y, z of IEC 61217's table system in the DICOM patient's axes (x left, y
-    posterior, z superior): y is where the head or the feet point, z what is up."""
-    y = np.array([0.0, 0.0, 1.0 if position.startswith("HF") else -1.0])
-    up = {
-        "S": (0.0, -1.0, 0.0), "P": (0.0, 1.0, 0.0), "DR": (1.0, 0.0, 0.0), "DL": (-1.0, 0.0, 0.0),
-    }  # fmt: skip
-    z = np.array(up[position[2:]])  # who lies on the right side has the left one up
-    return np.cross(y, z), y, z
-
-
 POSITIONS = ("HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL")
 TURNED = [(0.0, 0.0), (70.0, 0.0), (90.0, 30.0), (215.0, -75.0), (0.0, 40.0), (180.0, -20.0)]
-
-
-def _axes_in_patient(position, gantry, couch):
-    """The gantry's axes x, y, z in the patient's, by rotation matrices: the gantry turns clockwise
-    about the fixed y, the table counterclockwise about the fixed z (IEC 61217, 2011, sections 2.3
-    and 2.6)."""
-    g, c = np.radians(gantry), np.radians(couch)
-    gantry_axes = np.array([
-        [np.cos(g), 0.0, -np.sin(g)], [0.0, 1.0, 0.0], [np.sin(g), 0.0, np.cos(g)],
-    ])  # fmt: skip
-    table_axes = np.array([
-        [np.cos(c), np.sin(c), 0.0], [-np.sin(c), np.cos(c), 0.0], [0.0, 0.0, 1.0],
-    ])  # fmt: skip
-    return (gantry_axes @ table_axes.T) @ np.array(_body_axes(position))
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -328,7 +312,7 @@ def test_spots_lie_where_iec_61217_has_them_however_the_patient_lies(
         written(foreign_plan(beam, position=position), tmp_path),
         particles_per_mu=1e8, energy_within_mev=2.0,
     ).plan  # fmt: skip
-    x_axis, y_axis, z_axis = _axes_in_patient(position, gantry, couch)
+    x_axis, y_axis, z_axis = axes_in_patient(position, gantry, couch)
     frame = beam_frame(found.beams[0], 2000.0)
     np.testing.assert_allclose(-frame.direction, z_axis, atol=1e-9)
     wanted = x_mm[:, None] * x_axis + y_mm[:, None] * y_axis
@@ -421,6 +405,13 @@ def test_a_table_that_moves_while_spots_are_delivered_is_refused(moved, said, tm
     plan.IonBeamSequence[0].IonControlPointSequence[at].update(item(**moved))
     with pytest.raises(DicomError, match=said):
         _read(plan, tmp_path)
+
+
+def test_a_gantry_that_is_said_to_turn_and_stays_is_told(tmp_path):
+    plan = foreign_plan()
+    plan.IonBeamSequence[0].IonControlPointSequence[0].GantryRotationDirection = "CW"
+    assert any("said to turn" in note for note in _read(plan, tmp_path).notes)
+    assert not any("said to turn" in note for note in _read(foreign_plan(), tmp_path).notes)
 
 
 def test_a_table_that_moves_between_layers_makes_another_beam(tmp_path):
