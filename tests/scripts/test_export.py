@@ -162,6 +162,9 @@ def test_a_new_plan_takes_the_directions_of_one_that_leaves_shape(planned, tmp_p
     for beam in dataset.get("BeamSequence", []):
         del beam.CompensatorSequence
         beam.BeamLimitingDeviceSequence[0].RTBeamLimitingDeviceType = "MLCX"
+    for beam in dataset.get("BeamSequence") or dataset.IonBeamSequence:
+        points = beam.get("ControlPointSequence") or beam.IonControlPointSequence
+        points[0].IsocenterPosition = [7.0, *points[0].IsocenterPosition[1:]]
     dataset.save_as(file)
     quick = [a for a in QUICK if "spot_spacing" not in a and "n_fractions" not in a]
     assert cli.main([
@@ -170,7 +173,8 @@ def test_a_new_plan_takes_the_directions_of_one_that_leaves_shape(planned, tmp_p
     ]) == 0  # fmt: skip
     old, new = plan_files.read(planned).plan.beams, plan_files.read(tmp_path / "new").plan.beams
     assert [(b.gantry_deg, b.couch_deg) for b in new] == [(b.gantry_deg, b.couch_deg) for b in old]
-    np.testing.assert_allclose([b.isocenter_mm for b in new], [b.isocenter_mm for b in old])
+    assert all(b.isocenter_mm[0] == 7.0 for b in new) and old[0].isocenter_mm[0] != 7.0
+    np.testing.assert_allclose([b.isocenter_mm[1:] for b in new], [b.isocenter_mm[1:] for b in old])
     assert str(tmp_path / "study") not in (tmp_path / "new" / "config.yaml").read_text()
 
 
