@@ -181,7 +181,7 @@ def refuse_moving(beam: Dataset, points: list[Dataset], keywords: Iterable[str])
                 )
             off = values - first
             off = (off + 180.0) % 360.0 - 180.0 if is_angle else off
-            if np.abs(off).max() > (LEVEL_WITHIN_DEG if is_angle else STILL_WITHIN):
+            if not np.abs(off).max() <= (LEVEL_WITHIN_DEG if is_angle else STILL_WITHIN):
                 raise DicomError(
                     f"{keyword} of {label(beam)} changes while it treats, from {_shown(first)} to "
                     f"{_shown(values)}; static beams are read."
